@@ -1,0 +1,118 @@
+//! The ports of a node: what it asks of the log, the machine and the network, and the values that cross them. Owns no
+//! behaviour. Implementations live in their own rooms (`telegraft-log`, `telegraft-sandbox`, the host's network) and in
+//! the simulator.
+
+use bytes::Bytes;
+use telegraft_raft::{ConfState, Entry, HardState, Index, Snapshot, Storage};
+
+/// What must become durable together, and in the order in which it was handed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogWrite {
+    /// Term, vote and commit index, where they changed.
+    pub hard_state: Option<HardState>,
+    /// Consecutive entries; they replace whatever the log holds from the first one's index on.
+    pub entries: Vec<Entry>,
+    /// A snapshot received from the leader: the log becomes empty, and begins after the snapshot's index.
+    pub snapshot: Option<Snapshot>,
+    /// The configuration in force, where it changed.
+    pub conf_state: Option<ConfState>,
+    /// Whether an answer waits for this write: it must be on stable storage before `write` returns. A write of a commit
+    /// index alone need not.
+    pub must_sync: bool,
+}
+
+/// The writing half of a log. Owned by one thread.
+pub trait LogWriter: Send {
+    /// Writes all of `writes`, in order, as one atomic batch, with one sync if any of them asks for it.
+    ///
+    /// # Errors
+    ///
+    /// After an error the log is poisoned: every later call fails too, nothing is retried (a failed fsync may have thrown
+    /// the dirty pages away), and the node stops.
+    fn write(&mut self, writes: &[LogWrite]) -> Result<(), LogFault>;
+
+    /// Drops entries up to and including `through`; `first_index` becomes `through + 1`. The term at `through` is kept.
+    fn compact(&mut self, through: Index) -> Result<(), LogFault>;
+}
+
+/// The reading half of a log, as the consensus core wants it; cheap to clone, used from any thread. It sees a write once
+/// [`LogWriter::write`] has returned.
+pub trait LogReader: Storage + Clone + Send + Sync + 'static {}
+
+/// The log can no longer be trusted; the node stops.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("log: {0}")]
+pub struct LogFault(pub String);
+
+/// The gRPC status codes an outcome may carry, numbered as gRPC numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Code {
+    /// The caller's mistake, whatever the state.
+    InvalidArgument = 3,
+    /// No such thing.
+    NotFound = 5,
+    /// There is one already.
+    AlreadyExists = 6,
+    /// Not allowed to this caller.
+    PermissionDenied = 7,
+    /// A budget or quota ran out.
+    ResourceExhausted = 8,
+    /// The state does not allow it (no module active, schema too old).
+    FailedPrecondition = 9,
+    /// The guest trapped or ran out of fuel.
+    Aborted = 10,
+    /// Past the end of something.
+    OutOfRange = 11,
+    /// No such method.
+    Unimplemented = 12,
+    /// The guest's own defect, as it says.
+    Internal = 13,
+    /// The state is damaged.
+    DataLoss = 15,
+    /// Who are you?
+    Unauthenticated = 16,
+}
+
+/// Why a command or a read was refused: a result, not a fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code:?}: {message}")]
+pub struct Rejection {
+    /// Code for the client.
+    pub code: Code,
+    /// Message for the client.
+    pub message: String,
+}
+
+/// What became of one command or read: the reply's bytes, or a rejection.
+pub type Outcome = Result<Bytes, Rejection>;
+
+/// The machine's own defect (I/O, corruption, an engine that differs): the node stops. Never a guest's doing.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("machine: {0}")]
+pub struct MachineFault(pub String);
+
+/// The writing half of a machine: the state that committed entries make. Owned by one thread.
+pub trait Machine: Send {
+    /// Index of the newest entry whose effects are in the state. Survives a restart together with the effects.
+    fn applied_index(&self) -> Index;
+
+    /// Applies committed entries, consecutive and beginning at `applied_index() + 1`, in one transaction that also moves
+    /// the applied index. Entries at or below the applied index are skipped. One outcome for each entry handed in, in
+    /// order; for those that carry no command (empty entries of a new leader, configuration changes) an empty reply.
+    ///
+    /// # Errors
+    ///
+    /// Only for the host's own defects. A guest's failure is an outcome.
+    fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, MachineFault>;
+}
+
+/// The reading half of a machine; shared by the threads that answer reads.
+pub trait Queries: Send + Sync {
+    /// Runs one read on the newest applied state, and says at which index.
+    ///
+    /// # Errors
+    ///
+    /// Only for the host's own defects. A guest's failure is an outcome.
+    fn query(&self, method: &str, payload: &[u8]) -> Result<(Index, Outcome), MachineFault>;
+}

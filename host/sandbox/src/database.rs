@@ -1,0 +1,402 @@
+//! One SQLite connection: how it is opened, and how a guest's statement runs on it. Owns the pragmas, the step budget and
+//! the classification of SQLite's errors into a guest's error, a rejection or a fault.
+//!
+//! WAL with `synchronous=NORMAL`: a power loss may lose the newest commits but never the integrity, and what it loses the
+//! log still has: the applied index goes back together with the data, and the node applies those entries again.
+//! (<https://www.sqlite.org/pragma.html#pragma_synchronous>)
+//!
+//! The step budget is counted exactly: a statement's VM step counter is reset before it runs and read after it. For the
+//! count to be the same on every replica a statement must never be compiled again in the middle of its run, so statements
+//! are dropped from the cache after every change of the schema, and the schema is loaded again after every rollback,
+//! outside the count.
+
+use std::{path::Path, sync::Arc};
+
+use rusqlite::{
+    Connection, Error as SqlError, ErrorCode, OpenFlags, Row, Statement, StatementStatus, config::DbConfig, limits::Limit,
+    types::ValueRef,
+};
+use telegraft_node::ports::{Code, MachineFault};
+
+use crate::{
+    guest::{Ended, bindings::telegraft::machine::store, rejection},
+    limits::Limits,
+    policy::{self, Mode, Policy},
+};
+
+/// Statements kept compiled on one connection.
+const STATEMENTS_CACHED: usize = 256;
+
+/// Bytes of one statement's text.
+const SQL_BYTES_MAX: i32 = 256 << 10;
+
+/// SQLite's own maximum for a value, which holds for the host.
+const VALUE_BYTES_HOST: i32 = 1_000_000_000;
+
+/// One step of the budget for so many bytes of statement text, whether it is compiled or comes from the cache.
+const TEXT_BYTES_PER_STEP: usize = 8;
+
+/// Page cache of the writing connection, KiB.
+const CACHE_KIB_WRITER: i32 = 64 << 10;
+
+/// Page cache of each reading connection, KiB.
+const CACHE_KIB_READER: i32 = 8 << 10;
+
+/// What is added to the size of a value's bytes when a result is measured.
+const VALUE_OVERHEAD_BYTES: u64 = 16;
+
+/// A connection with its hooks.
+pub(crate) struct Database {
+    conn: Connection,
+    policy: Arc<Policy>,
+    /// Of the guest call that is running.
+    limits: Limits,
+    steps_left: i64,
+    writable: bool,
+    schema_changed: bool,
+}
+
+/// How a guest's statement ended without an answer.
+pub(crate) enum SqlEnd {
+    /// The guest is told.
+    Guest(store::Error),
+    /// The call ends.
+    Ended(Ended),
+}
+
+impl Database {
+    /// The writing connection; makes the file where there is none.
+    pub(crate) fn open_writer(path: &Path) -> Result<Database, MachineFault> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = (|| {
+            let conn = Connection::open_with_flags(path, flags)?;
+            conn.pragma_update(None, "journal_mode", "WAL")?;
+            conn.pragma_update(None, "synchronous", "NORMAL")?;
+            conn.pragma_update(None, "journal_size_limit", 64 << 20)?;
+            Database::set_up(conn, true)
+        })();
+        opened.map_err(|e| fault(&format!("cannot open {}", path.display()), &e))
+    }
+
+    /// A connection that only reads.
+    pub(crate) fn open_reader(path: &Path) -> Result<Database, MachineFault> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = (|| {
+            let conn = Connection::open_with_flags(path, flags)?;
+            conn.pragma_update(None, "query_only", true)?;
+            Database::set_up(conn, false)
+        })();
+        opened.map_err(|e| fault(&format!("cannot open {} for reading", path.display()), &e))
+    }
+
+    fn set_up(mut conn: Connection, writable: bool) -> rusqlite::Result<Database> {
+        // A checkpoint of the writer may hold a reader up for a moment.
+        conn.busy_timeout(std::time::Duration::from_secs(10))?;
+        conn.pragma_update(None, "cache_size", -(if writable { CACHE_KIB_WRITER } else { CACHE_KIB_READER }))?;
+        conn.pragma_update(None, "foreign_keys", true)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        // Schema texts may not call the functions this crate registers.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        // A plan never depends on the values bound to a statement, so not on which values came first.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+        // "x" is an identifier, never a string: a column that goes away must not change a statement's meaning.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
+        let policy = policy::install(&mut conn)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000)?;
+        conn.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+        Ok(Database { conn, policy, limits: Limits::DEFAULT, steps_left: 0, writable, schema_changed: false })
+    }
+
+    /// The connection, for the host's own statements. Each of them names something `_telegraft_…`, in a comment if need be.
+    pub(crate) fn host(&self) -> &Connection {
+        &self.conn
+    }
+
+    /// Lends the connection to a guest until [`Database::leave_guest`].
+    pub(crate) fn enter_guest(&mut self, limits: &Limits) {
+        self.policy.set_mode(if self.writable { Mode::Write } else { Mode::Read });
+        self.limits = *limits;
+        self.steps_left = i64::try_from(limits.sql_steps).unwrap_or(i64::MAX);
+        let value_bytes = i32::try_from(limits.result_bytes).unwrap_or(VALUE_BYTES_HOST);
+        // Cannot fail: the limit's number is known.
+        let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, value_bytes);
+    }
+
+    pub(crate) fn leave_guest(&mut self) {
+        self.policy.set_mode(Mode::Host);
+        let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_HOST);
+    }
+
+    /// To be called after an entry was undone: loads the schema again if the entry had changed it, so that no guest's
+    /// statement does it within its step count.
+    pub(crate) fn after_undo(&mut self, whole_transaction: bool) -> Result<(), MachineFault> {
+        if self.schema_changed || whole_transaction {
+            self.schema_changed = false;
+            self.conn.flush_prepared_statement_cache();
+            self.conn
+                .prepare("SELECT 1 FROM _telegraft_meta")
+                .map(drop)
+                .map_err(|e| fault("cannot read the schema", &e))?;
+        }
+        Ok(())
+    }
+
+    /// To be called when an entry's effects are kept.
+    pub(crate) fn after_keep(&mut self) {
+        self.schema_changed = false;
+    }
+
+    /// The WIT store's `execute`: the number of rows the statement changed, 0 where it changes none or is DDL. Rows that
+    /// it returns are stepped over.
+    pub(crate) fn execute(&mut self, sql: &str, params: &[store::Value]) -> Result<u64, SqlEnd> {
+        self.run(sql, params, &mut SteppedOver)
+    }
+
+    /// The WIT store's `query`.
+    pub(crate) fn query(&mut self, sql: &str, params: &[store::Value]) -> Result<store::Rows, SqlEnd> {
+        let rows = store::Rows { columns: Vec::new(), values: Vec::new() };
+        let mut collected = Collected { limits: self.limits, rows, count: 0, bytes: 0 };
+        self.run(sql, params, &mut collected)?;
+        Ok(collected.rows)
+    }
+
+    /// Runs one statement to its end; the number of rows it changed.
+    fn run(&mut self, sql: &str, params: &[store::Value], sink: &mut impl Sink) -> Result<u64, SqlEnd> {
+        if let Some(why) = policy::refuse_text(sql) {
+            return Err(SqlEnd::Guest(store::Error::Denied(why.to_owned())));
+        }
+        self.steps_left = self.steps_left.saturating_sub(1 + (sql.len() / TEXT_BYTES_PER_STEP) as i64);
+        if self.steps_left < 0 {
+            return Err(self.over_steps());
+        }
+        self.policy.begin_prepare();
+        let mut statement = match self.conn.prepare_cached(sql) {
+            Ok(statement) => statement,
+            Err(e) => return Err(self.classify(e)),
+        };
+        let ddl = self.policy.saw_ddl();
+        if statement.is_explain() != 0 {
+            statement.discard();
+            return Err(SqlEnd::Guest(store::Error::Denied("EXPLAIN is not available to a module".to_owned())));
+        }
+        let read_only = statement.readonly();
+        if read_only && statement.column_count() == 0 {
+            statement.discard();
+            return Err(SqlEnd::Guest(store::Error::Invalid("the statement is empty".to_owned())));
+        }
+        if statement.parameter_count() != params.len() {
+            let message =
+                format!("the statement has {} parameters, {} were given", statement.parameter_count(), params.len());
+            return Err(SqlEnd::Guest(store::Error::Invalid(message)));
+        }
+        for (i, param) in params.iter().enumerate() {
+            let bound = match param {
+                store::Value::Null => statement.raw_bind_parameter(i + 1, rusqlite::types::Null),
+                store::Value::Integer(v) => statement.raw_bind_parameter(i + 1, v),
+                store::Value::Real(v) => statement.raw_bind_parameter(i + 1, v),
+                store::Value::Text(v) => statement.raw_bind_parameter(i + 1, v.as_str()),
+                store::Value::Blob(v) => statement.raw_bind_parameter(i + 1, v.as_slice()),
+            };
+            if let Err(e) = bound {
+                drop(statement);
+                return Err(self.classify(e));
+            }
+        }
+        if ddl {
+            self.schema_changed = true;
+        }
+
+        sink.columns(&statement);
+        let mut outcome = Ok(());
+        // From here to `end_steps` the count runs, from zero whatever this statement did before.
+        statement.reset_status(StatementStatus::VmStep);
+        self.policy.begin_steps(self.steps_left);
+        let mut failed = None;
+        {
+            let mut rows = statement.raw_query();
+            loop {
+                match rows.next() {
+                    Ok(Some(row)) => {
+                        outcome = sink.row(row);
+                        if outcome.is_err() {
+                            break;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(e) => {
+                        failed = Some(e);
+                        break;
+                    }
+                }
+            }
+        }
+        self.policy.end_steps();
+        let steps = i64::from(statement.reset_status(StatementStatus::VmStep));
+        if ddl {
+            statement.discard();
+            self.conn.flush_prepared_statement_cache();
+        } else {
+            drop(statement);
+        }
+        if self.policy.took_rowid_max() {
+            let message = "the row id 9223372036854775807 is not available to a module";
+            return Err(SqlEnd::Ended(rejection(Code::Aborted, message).into()));
+        }
+        self.steps_left = self.steps_left.saturating_sub(steps);
+        if let Some(e) = failed {
+            return Err(self.classify(e));
+        }
+        if self.steps_left < 0 {
+            return Err(self.over_steps());
+        }
+        outcome?;
+        Ok(if read_only || ddl { 0 } else { self.conn.changes() })
+    }
+
+    fn over_steps(&self) -> SqlEnd {
+        over(format!("the call used up its SQL budget of {} steps", self.limits.sql_steps))
+    }
+
+    /// What an error of SQLite means for the guest's statement.
+    fn classify(&self, error: SqlError) -> SqlEnd {
+        if let Some(why) = self.policy.take_denied() {
+            return SqlEnd::Guest(store::Error::Denied(why));
+        }
+        let (code, message) = match &error {
+            SqlError::SqliteFailure(e, message) => (e.code, message.clone()),
+            SqlError::SqlInputError { error: e, msg, .. } => (e.code, Some(msg.clone())),
+            SqlError::MultipleStatement => {
+                return SqlEnd::Guest(store::Error::Invalid("one statement at a time".to_owned()));
+            }
+            SqlError::NulError(_) => {
+                return SqlEnd::Guest(store::Error::Invalid("the statement contains a NUL".to_owned()));
+            }
+            _ => return SqlEnd::Ended(fault("a module's statement failed", &error).into()),
+        };
+        let message = message.unwrap_or_else(|| format!("{code:?}"));
+        if code == ErrorCode::OperationInterrupted {
+            return self.over_steps();
+        }
+        if self.writable && self.conn.is_autocommit() && is_guests(code) {
+            let why = format!("the statement rolled the whole transaction back, which is the host's ({message})");
+            return SqlEnd::Ended(rejection(Code::Aborted, why).into());
+        }
+        SqlEnd::Guest(match code {
+            ErrorCode::ConstraintViolation => store::Error::Constraint(message),
+            ErrorCode::TooBig => store::Error::TooLarge(message),
+            ErrorCode::AuthorizationForStatementDenied => store::Error::Denied(message),
+            // On the writing connection it is the file system's word.
+            ErrorCode::ReadOnly if !self.writable => store::Error::Denied(message),
+            code if is_guests(code) => store::Error::Invalid(message),
+            _ => return SqlEnd::Ended(fault("a module's statement failed", &error).into()),
+        })
+    }
+}
+
+/// Where the rows of a statement go.
+trait Sink {
+    fn columns(&mut self, statement: &Statement<'_>);
+    fn row(&mut self, row: &Row<'_>) -> Result<(), SqlEnd>;
+}
+
+struct SteppedOver;
+
+impl Sink for SteppedOver {
+    fn columns(&mut self, _statement: &Statement<'_>) {}
+
+    fn row(&mut self, _row: &Row<'_>) -> Result<(), SqlEnd> {
+        Ok(())
+    }
+}
+
+struct Collected {
+    limits: Limits,
+    rows: store::Rows,
+    count: u64,
+    bytes: u64,
+}
+
+impl Sink for Collected {
+    fn columns(&mut self, statement: &Statement<'_>) {
+        self.rows.columns = statement.column_names().into_iter().map(str::to_owned).collect();
+    }
+
+    fn row(&mut self, row: &Row<'_>) -> Result<(), SqlEnd> {
+        let limits = &self.limits;
+        self.count += 1;
+        if self.count > limits.rows {
+            return Err(over(format!("a query's result has more than {} rows", limits.rows)));
+        }
+        for (i, column) in self.rows.columns.iter().enumerate() {
+            let value = match row.get_ref(i) {
+                Ok(ValueRef::Null) => store::Value::Null,
+                Ok(ValueRef::Integer(i)) => store::Value::Integer(i),
+                Ok(ValueRef::Real(r)) => store::Value::Real(r),
+                Ok(ValueRef::Text(t)) => {
+                    self.bytes += t.len() as u64;
+                    match std::str::from_utf8(t) {
+                        Ok(t) => store::Value::Text(t.to_owned()),
+                        Err(_) => {
+                            let why = format!("the text in column {column} is not UTF-8");
+                            return Err(SqlEnd::Guest(store::Error::Invalid(why)));
+                        }
+                    }
+                }
+                Ok(ValueRef::Blob(b)) => {
+                    self.bytes += b.len() as u64;
+                    store::Value::Blob(b.to_vec())
+                }
+                Err(e) => return Err(SqlEnd::Ended(fault("cannot read a row", &e).into())),
+            };
+            self.bytes += VALUE_OVERHEAD_BYTES;
+            if self.bytes > limits.result_bytes {
+                return Err(over(format!("a query's result is over {} bytes", limits.result_bytes)));
+            }
+            self.rows.values.push(value);
+        }
+        Ok(())
+    }
+}
+
+/// Codes that a statement's text and the data decide, on every replica alike. All others are the host's: with
+/// `sqlite_sequence` and the largest row id out of a guest's reach, even "full" only ever means the disk.
+fn is_guests(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::ConstraintViolation
+            | ErrorCode::TooBig
+            | ErrorCode::AuthorizationForStatementDenied
+            | ErrorCode::TypeMismatch
+            | ErrorCode::ParameterOutOfRange
+            | ErrorCode::Unknown
+            | ErrorCode::OperationAborted
+    )
+}
+
+fn over(message: String) -> SqlEnd {
+    SqlEnd::Ended(rejection(Code::ResourceExhausted, message).into())
+}
+
+/// SQLite's error as a fault, with what to do about it.
+pub(crate) fn fault(doing: &str, error: &SqlError) -> MachineFault {
+    let remedy = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            ". The database is damaged: stop this host, move machine.db, machine.db-wal and machine.db-shm away and start \
+             it again; the state is rebuilt from the log"
+        }
+        Some(ErrorCode::DiskFull) => ". The disk is full: free some space and start this host again",
+        Some(ErrorCode::SystemIoFailure) => ". The disk failed: check it before starting this host again",
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+            ". Check that the folder exists and that this user may write to it"
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            ". Another process uses the file: one host at a time can own it"
+        }
+        _ => "",
+    };
+    MachineFault(format!("{doing}: {error}{remedy}"))
+}

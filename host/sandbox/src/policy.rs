@@ -1,0 +1,353 @@
+//! What SQL a guest may use: an allow-list in three layers.
+//!
+//! 1. **Text.** A guest's statement that names anything beginning with `_telegraft_`, or with `sqlite_` (other than
+//!    `sqlite_sequence`), is refused before SQLite sees it. SQL cannot compute an identifier, so this alone keeps a guest
+//!    from naming the host's tables by any road (`ALTER … RENAME TO`, views, triggers). It also keeps guest statements
+//!    and host statements apart in the statement cache: every statement of the host contains `_telegraft_`.
+//! 2. **Authorizer.** What a statement does while it is compiled must be on the list below.
+//! 3. **Functions.** Every function that SQLite has registered and that is not on [`FUNCTIONS`] is replaced by one that
+//!    refuses, because defaults of columns are compiled without asking the authorizer.
+//!
+//! Refused because replicas could differ: `random`, `randomblob`, all date and time functions (a guest takes the time
+//! from its context), `changes`, `total_changes`, `last_insert_rowid` (a connection's history), the mathematical
+//! functions of the C library, PRAGMA, EXPLAIN, ANALYZE (plans would depend on it), virtual tables. Refused because the
+//! transaction is the host's: BEGIN, COMMIT, ROLLBACK, SAVEPOINT, ATTACH, temporary tables, VACUUM.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering::Relaxed},
+    },
+};
+
+use rusqlite::{
+    Connection,
+    functions::FunctionFlags,
+    hooks::{AuthAction, AuthContext, Authorization},
+};
+
+/// Prefix of the host's own tables and savepoints.
+pub(crate) const RESERVED: &str = "_telegraft_";
+
+/// VM steps between two looks at the step budget.
+pub(crate) const STEPS_PER_TICK: i64 = 1000;
+
+/// Functions a guest may call: results depend on the arguments alone.
+const FUNCTIONS: &[&str] = &[
+    "->", "->>", "abs", "avg", "char", "coalesce", "concat", "concat_ws", "count", "cume_dist", "dense_rank",
+    "first_value", "format", "glob", "group_concat", "hex", "if", "ifnull", "iif", "instr", "json", "json_array",
+    "json_array_length", "json_error_position", "json_extract", "json_group_array", "json_group_object", "json_insert",
+    "json_array_insert", "jsonb_array_insert", "json_object", "json_patch", "json_pretty", "json_quote", "json_remove",
+    "json_replace", "json_set", "json_type", "json_valid", "jsonb", "jsonb_array", "jsonb_extract", "jsonb_group_array",
+    "jsonb_group_object", "jsonb_insert", "jsonb_object", "jsonb_patch", "jsonb_remove", "jsonb_replace", "jsonb_set",
+    "lag", "last_value", "lead", "length", "like", "likelihood", "likely", "lower", "ltrim", "max", "min", "nth_value",
+    "ntile", "nullif", "octet_length", "percent_rank", "printf", "quote", "rank", "replace", "round", "row_number",
+    "rtrim", "sign", "soundex", "string_agg", "substr", "substring", "sum", "total", "trim", "typeof", "unhex",
+    "unicode", "unistr", "unistr_quote", "unlikely", "upper", "zeroblob",
+];
+
+/// Table-valued functions a guest may read from.
+const TABLE_FUNCTIONS: &[&str] = &["json_each", "json_tree", "jsonb_each", "jsonb_tree"];
+
+/// Who is compiling statements.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Mode {
+    /// The host itself: anything goes.
+    Host = 0,
+    /// A guest's command or init.
+    Write = 1,
+    /// A guest's read.
+    Read = 2,
+}
+
+/// What the hooks of one connection share with its owner. Atomics only because hooks must be `Send`; one thread uses
+/// them at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Policy {
+    mode: AtomicU8,
+    /// Why a statement was refused, for a message that says more than "not authorized".
+    denied: Mutex<Option<String>>,
+    is_denied: AtomicBool,
+    /// The statement being compiled changes the schema.
+    ddl: AtomicBool,
+    /// A row took the largest row id.
+    rowid_max: AtomicBool,
+    /// Whether the progress handler counts (a statement of the guest is being stepped).
+    counting: AtomicBool,
+    ticks: AtomicI64,
+    ticks_max: AtomicI64,
+    /// Names of virtual table modules compiled in, other than [`TABLE_FUNCTIONS`].
+    modules: Mutex<BTreeSet<String>>,
+}
+
+impl Policy {
+    pub(crate) fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Relaxed);
+    }
+
+    pub(crate) fn begin_prepare(&self) {
+        self.ddl.store(false, Relaxed);
+        if self.is_denied.swap(false, Relaxed) {
+            *self.denied.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+
+    /// Why the last statement was refused, if it was.
+    pub(crate) fn take_denied(&self) -> Option<String> {
+        if !self.is_denied.swap(false, Relaxed) {
+            return None;
+        }
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn saw_ddl(&self) -> bool {
+        self.ddl.load(Relaxed)
+    }
+
+    /// Counting begins: the statement is interrupted at the first tick that exceeds `steps`.
+    pub(crate) fn begin_steps(&self, steps: i64) {
+        self.rowid_max.store(false, Relaxed);
+        self.ticks.store(0, Relaxed);
+        self.ticks_max.store(steps / STEPS_PER_TICK, Relaxed);
+        self.counting.store(true, Relaxed);
+    }
+
+    pub(crate) fn end_steps(&self) {
+        self.counting.store(false, Relaxed);
+    }
+
+    pub(crate) fn took_rowid_max(&self) -> bool {
+        self.rowid_max.load(Relaxed)
+    }
+
+    /// The progress handler: true interrupts.
+    fn tick(&self) -> bool {
+        // Steps outside a guest's statement (loading the schema, say) depend on the connection's history.
+        self.counting.load(Relaxed) && self.ticks.fetch_add(1, Relaxed) + 1 > self.ticks_max.load(Relaxed)
+    }
+
+    fn deny(&self, why: impl Into<String>) -> Authorization {
+        self.is_denied.store(true, Relaxed);
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        denied.get_or_insert_with(|| why.into());
+        Authorization::Deny
+    }
+
+    /// Layer 2.
+    fn authorize(&self, ctx: &AuthContext<'_>) -> Authorization {
+        let mode = self.mode.load(Relaxed);
+        if mode == Mode::Host as u8 {
+            return Authorization::Allow;
+        }
+        let read_only = mode == Mode::Read as u8;
+        if let AuthAction::Select | AuthAction::Recursive = ctx.action {
+            return Authorization::Allow;
+        }
+        if let AuthAction::Function { function_name } = ctx.action {
+            return if is_allowed_function(function_name) {
+                Authorization::Allow
+            } else {
+                self.deny(format!("the function {function_name}() is not available to a module"))
+            };
+        }
+        let writes = !matches!(
+            ctx.action,
+            AuthAction::Read { .. }
+                | AuthAction::Transaction { .. }
+                | AuthAction::Savepoint { .. }
+                | AuthAction::Pragma { .. }
+                | AuthAction::Attach { .. }
+                | AuthAction::Detach { .. }
+        );
+        if read_only && writes {
+            return self.deny("a query cannot write");
+        }
+        if ctx.database_name.is_some_and(|name| !name.eq_ignore_ascii_case("main")) {
+            return self.deny("temporary and attached databases are not available to a module");
+        }
+        match ctx.action {
+            AuthAction::Read { table_name, .. } => self.authorize_read(table_name),
+            AuthAction::Insert { table_name } | AuthAction::Delete { table_name } if is_reserved(table_name) => {
+                self.deny(reserved(table_name))
+            }
+            AuthAction::Insert { table_name } if table_name.eq_ignore_ascii_case("sqlite_sequence") => {
+                self.deny("sqlite_sequence can only be deleted from")
+            }
+            AuthAction::Insert { .. } | AuthAction::Delete { .. } => Authorization::Allow,
+            AuthAction::Update { table_name, column_name } => {
+                if is_reserved(table_name) {
+                    self.deny(reserved(table_name))
+                } else if table_name.eq_ignore_ascii_case("sqlite_sequence")
+                    && !column_name.eq_ignore_ascii_case("name")
+                {
+                    // At its largest value an insert would fail as if the disk were full.
+                    self.deny("sqlite_sequence can only be deleted from")
+                } else {
+                    Authorization::Allow
+                }
+            }
+            AuthAction::CreateTable { table_name: name }
+            | AuthAction::DropTable { table_name: name }
+            | AuthAction::AlterTable { table_name: name, .. }
+            | AuthAction::CreateView { view_name: name }
+            | AuthAction::DropView { view_name: name } => self.authorize_ddl(&[name]),
+            AuthAction::CreateIndex { index_name, table_name } | AuthAction::DropIndex { index_name, table_name } => {
+                self.authorize_ddl(&[index_name, table_name])
+            }
+            AuthAction::CreateTrigger { trigger_name, table_name }
+            | AuthAction::DropTrigger { trigger_name, table_name } => self.authorize_ddl(&[trigger_name, table_name]),
+            // Part of CREATE INDEX; by itself harmless.
+            AuthAction::Reindex { .. } => Authorization::Allow,
+            AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => {
+                self.deny("transactions are the host's: a command is one transaction as it is")
+            }
+            AuthAction::Pragma { .. } => self.deny("PRAGMA is not available to a module"),
+            AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
+                self.deny("temporary and attached databases are not available to a module")
+            }
+            AuthAction::CreateVtable { .. } | AuthAction::DropVtable { .. } => {
+                self.deny("virtual tables are not available to a module")
+            }
+            AuthAction::Analyze { .. } => self.deny("ANALYZE is not available to a module"),
+            _ => self.deny("this kind of statement is not available to a module"),
+        }
+    }
+
+    fn authorize_read(&self, table: &str) -> Authorization {
+        if is_reserved(table) {
+            return self.deny(reserved(table));
+        }
+        let lower = table.to_ascii_lowercase();
+        let modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if lower.starts_with("pragma_") || modules.contains(&lower) {
+            return self.deny(format!("the virtual table {lower} is not available to a module"));
+        }
+        Authorization::Allow
+    }
+
+    fn authorize_ddl(&self, names: &[&str]) -> Authorization {
+        self.ddl.store(true, Relaxed);
+        match names.iter().find(|name| is_reserved(name)) {
+            Some(name) => self.deny(reserved(name)),
+            None => Authorization::Allow,
+        }
+    }
+}
+
+fn is_reserved(name: &str) -> bool {
+    name.as_bytes().get(..RESERVED.len()).is_some_and(|head| head.eq_ignore_ascii_case(RESERVED.as_bytes()))
+}
+
+fn reserved(name: &str) -> String {
+    format!("{name} is reserved: names that begin with {RESERVED} are the host's")
+}
+
+fn is_allowed_function(name: &str) -> bool {
+    // The internal functions of ALTER TABLE; a guest cannot name them (layer 1).
+    name.get(..7).is_some_and(|head| head.eq_ignore_ascii_case("sqlite_"))
+        || FUNCTIONS.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+}
+
+/// Layer 1: why the text is refused, if it is.
+pub(crate) fn refuse_text(sql: &str) -> Option<&'static str> {
+    const SEQUENCE: &[u8] = b"sequence";
+    let bytes = sql.as_bytes();
+    let mut from = 0;
+    while let Some(at) = bytes.get(from..).and_then(|rest| rest.iter().position(|b| *b == b'_')) {
+        let at = from + at;
+        from = at + 1;
+        let follows = |what: &[u8], at: usize| bytes.get(at..at + what.len()).is_some_and(|b| b.eq_ignore_ascii_case(what));
+        if follows(RESERVED.as_bytes(), at) {
+            return Some("names that begin with _telegraft_ are the host's");
+        }
+        if at >= 6 && follows(b"sqlite_", at - 6) && !follows(SEQUENCE, at + 1) {
+            return Some("names that begin with sqlite_ are SQLite's own and are not available to a module");
+        }
+    }
+    None
+}
+
+/// Installs all hooks on a new connection. [`Mode::Host`] holds until [`Policy::set_mode`] says otherwise.
+pub(crate) fn install(conn: &mut Connection) -> rusqlite::Result<Arc<Policy>> {
+    let policy = Arc::new(Policy::default());
+    {
+        let mut modules = policy.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statement = conn.prepare("SELECT lower(name) FROM pragma_module_list")?;
+        let names = statement.query_map([], |row| row.get::<_, String>(0))?;
+        for name in names {
+            let name = name?;
+            if !TABLE_FUNCTIONS.contains(&name.as_str()) {
+                modules.insert(name);
+            }
+        }
+    }
+    refuse_functions(conn, &policy)?;
+    let p = Arc::clone(&policy);
+    conn.authorizer(Some(move |ctx: AuthContext<'_>| p.authorize(&ctx)))?;
+    let p = Arc::clone(&policy);
+    conn.progress_handler(STEPS_PER_TICK as i32, Some(move || p.tick()))?;
+    // After the largest row id SQLite draws row ids from its own random generator, which no override reaches: the entry
+    // that takes it is undone. Tables without row ids and virtual tables never come here.
+    let p = Arc::clone(&policy);
+    conn.update_hook(Some(move |_action, _database: &str, _table: &str, rowid: i64| {
+        if rowid == i64::MAX {
+            p.rowid_max.store(true, Relaxed);
+        }
+    }))?;
+    Ok(policy)
+}
+
+/// Layer 3.
+fn refuse_functions(conn: &Connection, policy: &Arc<Policy>) -> rusqlite::Result<()> {
+    let mut refused: BTreeSet<(String, i32)> = BTreeSet::new();
+    {
+        let mut statement = conn.prepare("SELECT DISTINCT lower(name), narg FROM pragma_function_list")?;
+        let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i32>(1)?)))?;
+        for row in rows {
+            let (name, arguments) = row?;
+            if !FUNCTIONS.contains(&name.as_str()) {
+                // Below -1 SQLite means "at least so many"; -1, any number, covers it.
+                refused.insert((name, arguments.max(-1)));
+            }
+        }
+    }
+    for (name, arguments) in refused {
+        let (p, called) = (Arc::clone(policy), name.clone());
+        conn.create_scalar_function(
+            name.as_str(),
+            arguments,
+            FunctionFlags::SQLITE_UTF8,
+            move |_| -> rusqlite::Result<bool> {
+                let why = format!("the function {called}() is not available to a module");
+                let _ = p.deny(why.clone());
+                Err(rusqlite::Error::UserFunctionError(why.into()))
+            },
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_layer_finds_reserved_names_anywhere_and_in_any_case() {
+        for sql in [
+            "SELECT * FROM _telegraft_meta",
+            "ALTER TABLE t RENAME TO _Telegraft_x",
+            "CREATE VIEW \"_TELEGRAFT_v\" AS SELECT 1",
+            "SELECT rootpage FROM sqlite_schema",
+            "SELECT 1 FROM SQLITE_MASTER",
+            "SELECT sqlite_version()",
+            "SELECT a_b_c, sqlite_stat1 FROM t",
+        ] {
+            assert!(refuse_text(sql).is_some(), "{sql}");
+        }
+        for sql in ["SELECT my_column FROM a_table", "DELETE FROM sqlite_sequence", "SELECT telegraft_", "_", "lite_x"] {
+            assert!(refuse_text(sql).is_none(), "{sql}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The shared part of all machines of a process: engine, linker, compiled modules. Owns inspection and compilation.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
+};
+
+use telegraft_node::ports::MachineFault;
+use wasmtime::{Engine, component::Linker};
+
+use crate::{
+    cache::Cache,
+    engine,
+    guest::{Ended, Guest, GuestState, bindings::StateMachinePre},
+    limits::Limits,
+    module::{
+        BadModule, Digest, Inspection, Service, WORLD, check_description, check_preamble, check_world, label, short,
+    },
+};
+
+use wasmtime::component::Component;
+
+/// Compiled modules kept in memory.
+const COMPILED_MAX: usize = 8;
+
+/// How a sandbox is set up; a host's own configuration, so nothing here may decide a result.
+#[derive(Clone, Debug)]
+pub struct SandboxOptions {
+    /// Folder for compiled modules; made where there is none.
+    pub cache_dir: PathBuf,
+    /// Largest module that [`Sandbox::inspect`] accepts, bytes.
+    pub module_bytes_max: u64,
+}
+
+impl SandboxOptions {
+    /// With a limit of 32 MiB.
+    #[must_use]
+    pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
+        SandboxOptions { cache_dir: cache_dir.into(), module_bytes_max: 32 << 20 }
+    }
+}
+
+/// Why there is no sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SandboxError {
+    /// The engine does not start: most often address space or memory is limited too tightly (`ulimit -v`).
+    #[error("the Wasm engine does not start: {0}; check that address space is not limited (ulimit -v)")]
+    Engine(String),
+    /// The cache folder.
+    #[error("the cache folder {0} cannot be used: {1}; make it writable or name another")]
+    Cache(String, String),
+}
+
+/// Engine, linker and compiled modules. Cheap to clone; one for a process.
+#[derive(Clone)]
+pub struct Sandbox {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    linker: Linker<GuestState>,
+    cache: Cache,
+    module_bytes_max: u64,
+    /// The newest last.
+    compiled: Mutex<VecDeque<(Digest, Arc<Compiled>)>>,
+    query_slots: Slots,
+    inspecting: Mutex<()>,
+}
+
+/// Filled by whoever comes first; others wait for it.
+#[derive(Default)]
+struct Compiled(OnceLock<Result<Prepared, BadModule>>);
+
+/// A module that can be instantiated.
+#[derive(Clone)]
+pub(crate) struct Prepared {
+    pub pre: StateMachinePre<GuestState>,
+    imports: Vec<String>,
+    exports: Vec<String>,
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox").finish_non_exhaustive()
+    }
+}
+
+impl Sandbox {
+    /// Starts the engine and opens the cache.
+    ///
+    /// # Errors
+    ///
+    /// Where the engine does not start or the folder cannot be used.
+    pub fn new(options: SandboxOptions) -> Result<Self, SandboxError> {
+        let engine = engine::engine()?;
+        let linker = engine::linker(&engine)?;
+        let cache = Cache::open(&options.cache_dir, &engine)
+            .map_err(|e| SandboxError::Cache(options.cache_dir.display().to_string(), e.to_string()))?;
+        Ok(Sandbox {
+            inner: Arc::new(Inner {
+                engine,
+                linker,
+                cache,
+                module_bytes_max: options.module_bytes_max,
+                compiled: Mutex::default(),
+                query_slots: Slots::new(engine::QUERY_INSTANCES_MAX as usize),
+                inspecting: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Checks everything that is refused before replication: size, form, world, imports, and that the module describes
+    /// itself within its budgets and sanely. Compiles it, and keeps the result for the activation. Takes up to a second of
+    /// processor time and more for large modules: not for a thread that others wait for.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong with the module, and what to do about it.
+    pub fn inspect(&self, bytes: &[u8]) -> Result<Inspection, BadModule> {
+        let size = bytes.len() as u64;
+        if size > self.inner.module_bytes_max {
+            return Err(BadModule::TooLarge { size, max: self.inner.module_bytes_max });
+        }
+        check_preamble(bytes)?;
+        // One at a time: inspections share the few instance slots that neither apply nor queries take.
+        let _one = self.inner.inspecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = Digest::of(bytes);
+        let prepared = match self.prepare(&digest, || Ok(bytes.to_vec())) {
+            Ok(prepared) => prepared?,
+            Err(fault) => return Err(BadModule::NotChecked(fault.0)),
+        };
+        let (description, service) = match describe(&prepared, Limits::DEFAULT) {
+            Ok(described) => described?,
+            Err(fault) => return Err(BadModule::NotChecked(fault.0)),
+        };
+        Ok(Inspection {
+            digest,
+            size,
+            name: description.name,
+            version: description.version,
+            schema: description.schema,
+            world: WORLD.to_owned(),
+            imports: prepared.imports,
+            exports: prepared.exports,
+            methods: service.methods,
+            service: service.bytes,
+        })
+    }
+
+    /// The module of this digest, from memory, from the cache folder, or compiled from what `load` gives. Waits where
+    /// another thread is at it.
+    ///
+    /// The outer error is what `load` says; the inner one is a property of the bytes, the same on every host.
+    pub(crate) fn prepare(
+        &self,
+        digest: &Digest,
+        load: impl FnOnce() -> Result<Vec<u8>, MachineFault>,
+    ) -> Result<Result<Prepared, BadModule>, MachineFault> {
+        let slot = self.slot(digest);
+        if let Some(done) = slot.0.get() {
+            return Ok(done.clone());
+        }
+        let cached = self.inner.cache.load(&self.inner.engine, digest);
+        let bytes = if cached.is_none() { load()? } else { Vec::new() };
+        let done = slot.0.get_or_init(|| {
+            let component = match cached {
+                Some(component) => component,
+                None => {
+                    let component = self.compile(&bytes)?;
+                    self.inner.cache.store(digest, &component);
+                    component
+                }
+            };
+            self.link(&component)
+        });
+        Ok(done.clone())
+    }
+
+    /// Compiles in a thread of its own, so that a later [`Sandbox::prepare`] finds it done.
+    pub(crate) fn prepare_in_background(&self, digest: Digest, bytes: Vec<u8>) {
+        let sandbox = self.clone();
+        let spawned = std::thread::Builder::new().name("telegraft-compile".to_owned()).spawn(move || {
+            let _ = sandbox.prepare(&digest, || Ok(bytes));
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread to compile a module ahead; its activation will wait");
+        }
+    }
+
+    /// Waits for one of the instance slots that queries may use.
+    pub(crate) fn query_slot(&self) -> SlotGuard<'_> {
+        self.inner.query_slots.take()
+    }
+
+    fn slot(&self, digest: &Digest) -> Arc<Compiled> {
+        let mut compiled = self.inner.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = match compiled.iter().position(|(d, _)| d == digest).and_then(|i| compiled.remove(i)) {
+            Some((_, slot)) => slot,
+            None => Arc::default(),
+        };
+        compiled.push_back((*digest, Arc::clone(&slot)));
+        if compiled.len() > COMPILED_MAX {
+            compiled.pop_front();
+        }
+        slot
+    }
+
+    fn compile(&self, bytes: &[u8]) -> Result<Component, BadModule> {
+        check_preamble(bytes)?;
+        Component::from_binary(&self.inner.engine, bytes).map_err(|e| BadModule::Invalid(short(&format!("{e:#}"))))
+    }
+
+    fn link(&self, component: &Component) -> Result<Prepared, BadModule> {
+        let (imports, exports) = check_world(&self.inner.engine, component)?;
+        let pre = self
+            .inner
+            .linker
+            .instantiate_pre(component)
+            .and_then(StateMachinePre::new)
+            .map_err(|e| BadModule::WrongTypes(short(&format!("{e:#}"))))?;
+        Ok(Prepared { pre, imports, exports })
+    }
+}
+
+/// What a module says of itself, in a throw-away instance. The outer error is this host's, the inner the module's.
+pub(crate) fn describe(
+    prepared: &Prepared,
+    limits: Limits,
+) -> Result<Result<(crate::guest::Description, Service), BadModule>, MachineFault> {
+    let described = Guest::instantiate(&prepared.pre, limits, label("module", "(describe)"), Some(engine::INSPECTION_FUEL))
+        .and_then(|mut guest| guest.describe());
+    Ok(match described {
+        Ok(description) => check_description(&description).map(|service| (description, service)),
+        Err(Ended::Rejected(rejection)) => Err(BadModule::Undescribed(rejection.message)),
+        Err(Ended::Fault(fault)) => return Err(fault),
+    })
+}
+
+/// A counting semaphore for threads.
+struct Slots {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Slots {
+    fn new(free: usize) -> Self {
+        Slots { free: Mutex::new(free), freed: Condvar::new() }
+    }
+
+    fn take(&self) -> SlotGuard<'_> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        SlotGuard(self)
+    }
+}
+
+/// Gives the slot back when dropped.
+pub(crate) struct SlotGuard<'a>(&'a Slots);
+
+impl Drop for SlotGuard<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
+}

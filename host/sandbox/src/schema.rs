@@ -1,0 +1,164 @@
+//! The host's own tables in `machine.db`, and the sound opening of that file. All names begin with `_telegraft_`.
+//!
+//! | table | a row is |
+//! |---|---|
+//! | `_telegraft_meta` | the one row of what moves with every batch: applied index, newest time, newest entropy, index of the newest activation |
+//! | `_telegraft_sessions` | an answer that is remembered, by the index of its entry ([`crate::sessions`]) |
+//! | `_telegraft_uploads` | a module of which parts are here ([`crate::catalog`]) |
+//! | `_telegraft_chunks` | a part of a module, complete or not |
+//! | `_telegraft_modules` | a complete module |
+//! | `_telegraft_layouts` | the data layout (`schema`) that a module's name last had |
+//! | `_telegraft_active` | the active module (one row, or none) with its budgets |
+//!
+//! Unsigned 64-bit values are kept as SQLite's signed ones with the same bits. `application_id` is `TGRF`, `user_version`
+//! the number of this layout.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+use telegraft_node::ports::MachineFault;
+use telegraft_raft::Index;
+
+use crate::database::{Database, fault};
+
+const APPLICATION_ID: i32 = 0x5447_5246;
+const LAYOUT: i32 = 1;
+
+/// Files up to this size are checked whole when they are opened, which takes some tenths of a second; in larger ones
+/// damage shows when it is read.
+const QUICK_CHECK_BYTES_MAX: u64 = 64 << 20;
+
+const TABLES: &str = "
+CREATE TABLE _telegraft_meta(
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    applied INTEGER NOT NULL,
+    time_us INTEGER NOT NULL,
+    entropy_high INTEGER NOT NULL,
+    entropy_low INTEGER NOT NULL,
+    activated INTEGER NOT NULL
+) STRICT;
+INSERT INTO _telegraft_meta VALUES (1, 0, 0, 0, 0, 0);
+CREATE TABLE _telegraft_sessions(
+    at INTEGER PRIMARY KEY,
+    client TEXT NOT NULL,
+    request INTEGER NOT NULL,
+    call BLOB NOT NULL,
+    code INTEGER NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE TABLE _telegraft_uploads(
+    digest BLOB PRIMARY KEY,
+    size INTEGER NOT NULL,
+    received INTEGER NOT NULL,
+    touched INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE _telegraft_chunks(
+    digest BLOB NOT NULL,
+    start INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    UNIQUE (digest, start)
+) STRICT;
+CREATE TABLE _telegraft_modules(
+    digest BLOB PRIMARY KEY,
+    name TEXT NOT NULL,
+    version TEXT NOT NULL,
+    schema INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    uploaded INTEGER NOT NULL,
+    activated INTEGER NOT NULL,
+    reuse INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE _telegraft_layouts(
+    name TEXT PRIMARY KEY,
+    schema INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE _telegraft_active(
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    digest BLOB NOT NULL,
+    fuel INTEGER NOT NULL,
+    memory_bytes INTEGER NOT NULL,
+    sql_steps INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    result_bytes INTEGER NOT NULL,
+    reply_bytes INTEGER NOT NULL,
+    service BLOB NOT NULL
+) STRICT;
+";
+
+/// What moves with every batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// Newest entry whose effects are here.
+    pub applied: Index,
+    /// Newest time of any entry.
+    pub time_us: u64,
+    /// Of the newest entry.
+    pub entropy: (u64, u64),
+    /// Index of the newest activation, 0 for none.
+    pub activated: Index,
+}
+
+/// Opens `path`, makes the tables where the file is new, and checks that it is what it should be.
+pub(crate) fn open(path: &Path) -> Result<Database, MachineFault> {
+    let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
+    let database = Database::open_writer(path)?;
+    let conn = database.host();
+    let check = || -> rusqlite::Result<Result<(), String>> {
+        let application: i32 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        let layout: i32 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if application == 0 && layout == 0 && is_empty(conn)? {
+            conn.execute_batch(&format!(
+                "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LAYOUT}; {TABLES} COMMIT;"
+            ))?;
+            return Ok(Ok(()));
+        }
+        if application != APPLICATION_ID {
+            return Ok(Err("it is another program's database; name another data folder".to_owned()));
+        }
+        if layout != LAYOUT {
+            return Ok(Err(format!(
+                "it has layout {layout}, this version of Telegraft reads layout {LAYOUT}; run the version that wrote it"
+            )));
+        }
+        if bytes <= QUICK_CHECK_BYTES_MAX {
+            let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+            if verdict != "ok" {
+                return Ok(Err(format!(
+                    "it is damaged ({verdict}): stop this host, move machine.db, machine.db-wal and machine.db-shm away \
+                     and start it again; the state is rebuilt from the log"
+                )));
+            }
+        }
+        Ok(Ok(()))
+    };
+    match check() {
+        Ok(Ok(())) => Ok(database),
+        Ok(Err(why)) => Err(MachineFault(format!("{} cannot be used: {why}", path.display()))),
+        Err(error) => Err(fault(&format!("cannot open {}", path.display()), &error)),
+    }
+}
+
+fn is_empty(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |row| row.get(0))
+}
+
+/// Reads what moves with every batch.
+pub(crate) fn read_meta(conn: &Connection) -> Result<Meta, MachineFault> {
+    let sql = "SELECT applied, time_us, entropy_high, entropy_low, activated FROM _telegraft_meta";
+    let read = || {
+        conn.prepare_cached(sql)?.query_row([], |row| {
+            let u = |i: usize| row.get::<_, i64>(i).map(|v| v as u64);
+            Ok(Meta { applied: u(0)?, time_us: u(1)?, entropy: (u(2)?, u(3)?), activated: u(4)? })
+        })
+    };
+    read().map_err(|e| fault("cannot read the applied index", &e))
+}
+
+/// Writes what moves with every batch.
+pub(crate) fn write_meta(conn: &Connection, meta: &Meta) -> Result<(), MachineFault> {
+    let sql = "UPDATE _telegraft_meta SET applied = ?1, time_us = ?2, entropy_high = ?3, entropy_low = ?4, activated = ?5";
+    let (high, low) = meta.entropy;
+    let params = [meta.applied as i64, meta.time_us as i64, high as i64, low as i64, meta.activated as i64];
+    let write = || conn.prepare_cached(sql)?.execute(params);
+    write().map(drop).map_err(|e| fault("cannot write the applied index", &e))
+}

@@ -1,0 +1,81 @@
+//! The WIT imports `store` and `log`, for one guest instance: a thin layer over [`Database`](crate::database::Database)
+//! and tracing.
+
+use telegraft_node::ports::MachineFault;
+
+use crate::{
+    database::SqlEnd,
+    guest::{
+        GuestState, LOG_LINES_PER_CALL_MAX,
+        bindings::telegraft::machine::{log, store, types},
+        cut,
+    },
+};
+
+/// Bytes of a log line that are kept.
+const LOG_LINE_BYTES_MAX: usize = 1 << 10;
+
+impl types::Host for GuestState {}
+
+impl store::Host for GuestState {
+    fn execute(
+        &mut self,
+        sql: String,
+        params: Vec<store::Value>,
+    ) -> wasmtime::Result<Result<u64, store::Error>> {
+        let answer = match self.database.as_mut() {
+            Some(database) => database.execute(&sql, &params),
+            None => Err(no_store()),
+        };
+        self.settle(answer)
+    }
+
+    fn query(
+        &mut self,
+        sql: String,
+        params: Vec<store::Value>,
+    ) -> wasmtime::Result<Result<store::Rows, store::Error>> {
+        let answer = match self.database.as_mut() {
+            Some(database) => database.query(&sql, &params),
+            None => Err(no_store()),
+        };
+        self.settle(answer)
+    }
+}
+
+/// A module that is described or instantiated has no store.
+fn no_store() -> SqlEnd {
+    SqlEnd::Guest(store::Error::Denied("the store is available in apply, query and init only".to_owned()))
+}
+
+impl GuestState {
+    fn settle<T>(&mut self, answer: Result<T, SqlEnd>) -> wasmtime::Result<Result<T, store::Error>> {
+        match answer {
+            Ok(value) => Ok(Ok(value)),
+            Err(SqlEnd::Guest(error)) => Ok(Err(error)),
+            Err(SqlEnd::Ended(ended)) => Err(self.end(ended)),
+        }
+    }
+}
+
+impl log::Host for GuestState {
+    fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        self.log_lines = self.log_lines.saturating_add(1);
+        if self.log_lines > LOG_LINES_PER_CALL_MAX {
+            return Ok(());
+        }
+        let (module, line) = (&*self.module, cut(&message, LOG_LINE_BYTES_MAX));
+        match level {
+            log::Level::Debug => tracing::debug!(target: "telegraft::guest", module, "{line}"),
+            log::Level::Info => tracing::info!(target: "telegraft::guest", module, "{line}"),
+            log::Level::Warn => tracing::warn!(target: "telegraft::guest", module, "{line}"),
+            log::Level::Error => tracing::error!(target: "telegraft::guest", module, "{line}"),
+        }
+        Ok(())
+    }
+}
+
+/// The database was lent and did not come back: a defect of this crate.
+pub(crate) fn database_lost() -> MachineFault {
+    MachineFault("the connection to the database was lost in a guest call".to_owned())
+}

@@ -1,0 +1,11 @@
+//! The machine as a whole: real components over real SQLite, one file for each group of behaviours.
+
+mod failures;
+mod guests;
+mod modules;
+mod probe;
+mod reading;
+mod replay;
+mod sessions;
+mod speed;
+mod sql;

@@ -1,0 +1,250 @@
+//! What SQL a guest may use, and what it may not.
+
+use telegraft_node::ports::Code;
+
+use crate::probe::{Rig, call, code, message, number};
+
+/// All of these are denied, by whichever layer, and change nothing.
+const FORBIDDEN: &[&str] = &[
+    "SELECT random()",
+    "SELECT randomblob(4)",
+    "SELECT date('now')",
+    "SELECT time('now')",
+    "SELECT datetime('now')",
+    "SELECT julianday('now')",
+    "SELECT unixepoch()",
+    "SELECT strftime('%s', 'now')",
+    "SELECT timediff('now', '2020-01-01')",
+    "SELECT current_timestamp",
+    "SELECT CURRENT_DATE",
+    "SELECT CURRENT_TIME",
+    "SELECT changes()",
+    "SELECT total_changes()",
+    "SELECT last_insert_rowid()",
+    "SELECT load_extension('x')",
+    "SELECT sqlite_version()",
+    "SELECT sqlite_source_id()",
+    "SELECT fts3_tokenizer('x')",
+    "BEGIN",
+    "COMMIT",
+    "END",
+    "ROLLBACK",
+    "SAVEPOINT x",
+    "RELEASE x",
+    "RELEASE _telegraft_entry",
+    "ROLLBACK TO _telegraft_entry",
+    "ATTACH ':memory:' AS a",
+    "DETACH main",
+    "VACUUM",
+    "VACUUM INTO '/tmp/x'",
+    "PRAGMA user_version = 9",
+    "PRAGMA table_info(t)",
+    "SELECT * FROM pragma_table_info('t')",
+    "SELECT * FROM dbstat",
+    "ANALYZE",
+    "EXPLAIN SELECT 1",
+    "EXPLAIN QUERY PLAN SELECT 1",
+    "CREATE TEMP TABLE z(x)",
+    "CREATE TABLE temp.z(x)",
+    "CREATE TEMP VIEW z AS SELECT 1",
+    "CREATE TEMP TRIGGER z AFTER INSERT ON t BEGIN SELECT 1; END",
+    "CREATE VIRTUAL TABLE z USING fts5(x)",
+    "CREATE VIRTUAL TABLE z USING rtree(a, b, c)",
+    "CREATE TABLE _telegraft_z(x)",
+    "CREATE TABLE _TELEGRAFT_z(x)",
+    "CREATE VIEW _telegraft_z AS SELECT 1",
+    "CREATE INDEX _telegraft_z ON t(v)",
+    "CREATE TRIGGER _telegraft_z AFTER INSERT ON t BEGIN SELECT 1; END",
+    "ALTER TABLE t RENAME TO _telegraft_t",
+    "ALTER TABLE _telegraft_meta RENAME TO mine",
+    "SELECT * FROM _telegraft_meta",
+    "SELECT count(*) FROM main._Telegraft_Sessions",
+    "SELECT * FROM \"_telegraft_meta\"",
+    "SELECT * FROM [_telegraft_meta]",
+    "UPDATE _telegraft_meta SET applied = 0",
+    "DELETE FROM _telegraft_sessions",
+    "DROP TABLE _telegraft_meta",
+    "CREATE INDEX z ON _telegraft_meta(applied)",
+    "CREATE TRIGGER z AFTER UPDATE ON _telegraft_meta BEGIN SELECT 1; END",
+    "CREATE VIEW z AS SELECT * FROM _telegraft_meta",
+    "SELECT rootpage FROM sqlite_schema",
+    "SELECT sql FROM sqlite_master",
+    "UPDATE sqlite_master SET sql = ''",
+    "SELECT * FROM sqlite_temp_master",
+    "SELECT * FROM sqlite_dbpage",
+    "SELECT * FROM bytecode('SELECT 1')",
+];
+
+#[test]
+fn what_could_differ_between_replicas_or_belongs_to_the_host_is_denied() {
+    let mut rig = Rig::probe();
+    let before = rig.digest();
+    for sql in FORBIDDEN {
+        for method in ["exec", "q"] {
+            let outcome = rig.one(call(method, sql));
+            let denied = code(&outcome) == Some(Code::PermissionDenied);
+            // SQLite itself knows no such table or function in this build: as good.
+            let unknown = code(&outcome) == Some(Code::InvalidArgument) && message(&outcome).contains("no such");
+            assert!(denied || unknown, "{method} {sql}: {outcome:?}");
+        }
+    }
+    // Nothing changed but the time.
+    let mut untouched = Rig::probe();
+    for _ in 0..2 * FORBIDDEN.len() {
+        untouched.one(call("ignore", "SELECT 1")).unwrap();
+    }
+    assert_ne!(before, rig.digest());
+    assert_eq!(untouched.digest(), rig.digest());
+}
+
+#[test]
+fn functions_hidden_in_the_schema_are_refused_where_they_would_run() {
+    let mut rig = Rig::probe();
+    for (table, default) in [
+        ("a", "random()"),
+        ("b", "CURRENT_TIMESTAMP"),
+        ("c", "datetime('now')"),
+        ("d", "hex(randomblob(8))"),
+        ("e", "last_insert_rowid()"),
+    ] {
+        // Either the table cannot be made so, or the default cannot be used.
+        let made = rig.one(call("exec", format!("CREATE TABLE {table}(x INTEGER, y DEFAULT ({default}))")));
+        let used = rig.one(call("exec", format!("INSERT INTO {table}(x) VALUES (1)")));
+        assert!(made.is_err() || used.is_err(), "{default}: {made:?} {used:?}");
+    }
+    for sql in [
+        "CREATE VIEW v1 AS SELECT random() AS r",
+        "CREATE TRIGGER t1 AFTER INSERT ON t BEGIN UPDATE t SET v = random() WHERE k = NEW.k; END",
+        "CREATE INDEX i1 ON t(abs(random()))",
+        "CREATE TABLE g(x, y AS (random()))",
+        "CREATE TABLE h(x CHECK (x > random()))",
+    ] {
+        let _ = rig.one(call("exec", sql));
+    }
+    assert!(rig.one(call("q", "SELECT r FROM v1")).is_err());
+    let inserted = rig.one(call("exec", "INSERT INTO t VALUES (1, 'x')"));
+    assert!(inserted.is_err() || rig.text("SELECT v FROM t WHERE k = 1") == "x");
+    let _ = rig.one(call("exec", "INSERT INTO g(x) VALUES (1)"));
+    assert!(rig.one(call("q", "SELECT y FROM g")).is_err());
+    assert!(rig.one(call("exec", "INSERT INTO h VALUES (1)")).is_err());
+}
+
+#[test]
+fn ordinary_sql_works() {
+    let mut rig = Rig::probe();
+    for sql in [
+        "CREATE TABLE a(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL COLLATE NOCASE, n REAL CHECK (n > 0))",
+        "CREATE TABLE b(a INTEGER REFERENCES a(id) ON DELETE CASCADE, k BLOB, PRIMARY KEY (a, k)) WITHOUT ROWID",
+        "CREATE UNIQUE INDEX a_name ON a(name) WHERE n > 1",
+        "CREATE VIEW names AS SELECT name FROM a",
+        "CREATE TRIGGER a_added AFTER INSERT ON a BEGIN INSERT INTO b VALUES (NEW.id, x'01'); END",
+        "INSERT INTO a(name, n) VALUES ('x', 1.5), ('y', 2.5)",
+        "INSERT INTO a(id, name, n) VALUES (1, 'z', 1) ON CONFLICT (id) DO UPDATE SET name = excluded.name",
+        "UPDATE a SET n = n * 2 WHERE name LIKE 'z%'",
+        "ALTER TABLE a ADD COLUMN extra TEXT DEFAULT 'none'",
+        "ALTER TABLE a RENAME COLUMN extra TO more",
+        "ALTER TABLE a RENAME TO aa",
+        "ALTER TABLE aa DROP COLUMN more",
+        "REINDEX",
+        "DELETE FROM aa WHERE id = 2",
+        "DROP VIEW names",
+        "CREATE TABLE copied AS SELECT name FROM aa",
+        "DROP TABLE copied",
+        "DELETE FROM sqlite_sequence WHERE name = 'none'",
+    ] {
+        let outcome = rig.one(call("exec", sql));
+        assert!(outcome.is_ok(), "{sql}: {outcome:?}");
+    }
+    assert_eq!(rig.number("SELECT count(*) FROM b"), 1);
+    assert_eq!(rig.text("SELECT group_concat(upper(name), ',') FROM aa"), "Z");
+    assert_eq!(rig.text("SELECT json_extract('{\"a\":[1,\"two\"]}', '$.a[1]')"), "two");
+    assert_eq!(rig.number("SELECT count(*) FROM json_each('[1,2,3]')"), 3);
+    assert_eq!(rig.number("SELECT row_number() OVER (ORDER BY id) FROM aa"), 1);
+}
+
+#[test]
+fn execute_counts_only_its_own_rows() {
+    let mut rig = Rig::probe();
+    assert_eq!(number(&rig.one(call("exec", "INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')"))), 3);
+    // Neither DDL nor a read shows what the connection changed before.
+    assert_eq!(number(&rig.one(call("exec", "CREATE TABLE other(x)"))), 0);
+    assert_eq!(number(&rig.one(call("exec", "UPDATE t SET v = 'z' || v WHERE k < 3"))), 2);
+    assert_eq!(number(&rig.one(call("exec", "SELECT * FROM t"))), 0);
+    assert_eq!(number(&rig.one(call("exec", "DELETE FROM t WHERE k > 1 RETURNING k"))), 2);
+    assert_eq!(number(&rig.one(call("exec", "DELETE FROM t WHERE k = 99"))), 0);
+}
+
+#[test]
+fn the_largest_row_id_is_out_of_reach() {
+    let mut rig = Rig::probe();
+    rig.one(call("exec", "CREATE TABLE seq(id INTEGER PRIMARY KEY AUTOINCREMENT)")).unwrap();
+    for sql in [
+        "INSERT INTO t VALUES (9223372036854775807, 'x')",
+        "INSERT INTO seq VALUES (9223372036854775807)",
+        "INSERT INTO t VALUES (1, 'one'), (9223372036854775807, 'x'), (NULL, 'random')",
+    ] {
+        let outcome = rig.one(call("ignore", sql));
+        assert_eq!(code(&outcome), Some(Code::Aborted), "{sql}");
+        assert!(message(&outcome).contains("9223372036854775807"));
+    }
+    for sql in [
+        "UPDATE sqlite_sequence SET seq = 9223372036854775807",
+        "INSERT INTO sqlite_sequence VALUES ('seq', 9223372036854775807)",
+    ] {
+        assert_eq!(code(&rig.one(call("exec", sql))), Some(Code::PermissionDenied), "{sql}");
+    }
+    assert_eq!(rig.number("SELECT count(*) FROM t"), 0);
+    assert_eq!(number(&rig.one(call("exec", "INSERT INTO seq DEFAULT VALUES"))), 1);
+}
+
+#[test]
+fn bad_statements_are_told_apart() {
+    let mut rig = Rig::probe();
+    for (sql, words) in [
+        ("", "empty"),
+        ("   -- nothing", "empty"),
+        (";", "empty"),
+        ("SELECT 1; SELECT 2", "one statement at a time"),
+        ("SELECT ?1", "1 parameters, 0 were given"),
+        ("SELEKT", "syntax error"),
+        ("SELECT nothing()", "no such function"),
+        ("SELECT \"text\"", "no such column"),
+        ("SELECT CAST(x'ff' AS TEXT)", "not UTF-8"),
+    ] {
+        let outcome = rig.one(call("q", sql));
+        assert_eq!(code(&outcome), Some(Code::InvalidArgument), "{sql:?}: {outcome:?}");
+        assert!(message(&outcome).contains(words), "{sql:?}: {outcome:?}");
+    }
+}
+
+/// Budgets are replicated, so what a statement costs must not depend on what the connection did before.
+#[test]
+fn a_statement_costs_the_same_on_a_warm_and_on_a_fresh_connection() {
+    use crate::probe::{PROBE, activation_with};
+    use telegraft_proto::internal::Limits;
+
+    let module = PROBE.build();
+    let sum = "SELECT sum(k) FROM t WHERE v > 'a'";
+    let prepare = |rig: &mut Rig| {
+        rig.install(&module, false);
+        for k in 0..50 {
+            rig.one(call("exec", format!("INSERT INTO t VALUES ({k}, 'v{k}')"))).unwrap();
+        }
+    };
+    let passes = |rig: &mut Rig, steps: u64| {
+        rig.one(activation_with(&module, false, Some(Limits { sql_steps: steps, ..Limits::default() }))).unwrap();
+        rig.one(call("q", sum)).is_ok()
+    };
+    let mut warm = Rig::empty();
+    prepare(&mut warm);
+    let cost = (1..100_000).find(|steps| passes(&mut warm, *steps)).expect("a cost");
+    assert!(cost > 100, "{cost}");
+    // A schema change, undone and done, between compiling and running it again.
+    warm.one(call("fail", "CREATE TABLE x(y)")).unwrap_err();
+    warm.one(call("exec", "CREATE TABLE x(y)")).unwrap();
+    assert!(passes(&mut warm, cost) && !passes(&mut warm, cost - 1));
+    let mut fresh = warm.reopen();
+    assert!(passes(&mut fresh, cost));
+    let mut fresh = fresh.reopen();
+    assert!(!passes(&mut fresh, cost - 1));
+}

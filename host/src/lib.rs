@@ -1,0 +1,6 @@
+//! Telegraft.
+
+pub mod bench;
+pub mod cli;
+pub mod server;
+pub mod settings;

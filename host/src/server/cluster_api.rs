@@ -1,0 +1,76 @@
+//! `telegraft.v1.Cluster`: what this host knows of itself and of its peers.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use telegraft_proto::v1::{GetStatus, HostStatus, MachineStatus, PeerStatus, Role as WireRole, cluster_server::Cluster};
+use telegraft_raft::Role;
+use telegraft_sandbox::MachineReader;
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    errors::{Applied, Reason, status},
+    modules_api::module_info,
+    shared::{MACHINE, Shared},
+};
+
+/// Serves status.
+#[derive(Clone)]
+pub struct ClusterService {
+    /// This host.
+    pub shared: Arc<Shared>,
+    /// Its machine.
+    pub machine: MachineReader,
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn status(&self, request: Request<GetStatus>) -> Result<Response<HostStatus>, Status> {
+        let shared = &self.shared;
+        let (applied_index, digest) = if request.get_ref().digest {
+            let machine = self.machine.clone();
+            tokio::task::spawn_blocking(move || machine.state_digest())
+                .await
+                .map_err(|_| Status::internal("the digest panicked: this is a defect of Telegraft"))?
+                .map_err(|fault| status(Code::DataLoss, Reason::Stopping, Applied::No, "", fault.to_string()))?
+        } else {
+            (shared.applied_index(), String::new())
+        };
+        let leadership = *shared.leadership.borrow();
+        let machine = MachineStatus {
+            machine: MACHINE.into(),
+            role: match leadership.role {
+                Role::Leader => WireRole::Leader,
+                Role::Follower => WireRole::Follower,
+                Role::Candidate | Role::PreCandidate => WireRole::Candidate,
+            }
+            .into(),
+            leader_id: leadership.leader,
+            leader_address: shared.client_address(leadership.leader).into(),
+            term: leadership.term,
+            last_index: shared.positions.last.load(Relaxed),
+            commit_index: shared.positions.commit.load(Relaxed),
+            applied_index,
+            module: self.machine.active().map(|active| module_info(&active.record, true)),
+            peers: shared
+                .peers
+                .iter()
+                .map(|peer| PeerStatus {
+                    host_id: peer.address.id,
+                    client_address: peer.address.client.clone(),
+                    peer_address: peer.address.peer.clone(),
+                    connected: peer.connected.load(Relaxed),
+                    match_index: if leadership.role == Role::Leader { peer.match_index.load(Relaxed) } else { 0 },
+                })
+                .collect(),
+            digest,
+        };
+        Ok(Response::new(HostStatus {
+            cluster: shared.settings.cluster.clone(),
+            host_id: shared.id(),
+            client_address: shared.client_address(shared.id()).into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            machines: vec![machine],
+        }))
+    }
+}

@@ -1,0 +1,90 @@
+//! The errors that clients see: gRPC status codes with a `google.rpc.ErrorInfo` that says why, who leads, and whether a
+//! write was certainly not applied. Owns the list of reasons; ARCHITECTURE.md repeats it for readers.
+
+use std::collections::HashMap;
+
+use telegraft_node::ports::{Code as OutcomeCode, Rejection};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Domain of every `ErrorInfo` of ours.
+const DOMAIN: &str = "telegraft";
+
+/// Whether a failed write may have taken effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It did not and will not.
+    No,
+    /// It may have, or may still.
+    Unknown,
+}
+
+/// Why a call failed, apart from what the guest itself says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// No leader was known until the deadline.
+    NoLeader,
+    /// The leader changed or could not be reached while the write was under way.
+    LeaderChanged,
+    /// The deadline passed.
+    Deadline,
+    /// Too much is under way on this host or on the leader.
+    Overloaded,
+    /// The host is stopping.
+    Stopping,
+    /// The call itself is wrong (unknown machine, too large, malformed field).
+    BadCall,
+    /// The module was refused.
+    BadModule,
+    /// No such module, or none that this prefix names alone.
+    NoModule,
+    /// Not served by this version.
+    NotServed,
+    /// The machine or the guest refused the call.
+    Rejected,
+    /// A stranger, or a host of another cluster.
+    WrongCluster,
+}
+
+impl Reason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::NoLeader => "NO_LEADER",
+            Self::LeaderChanged => "LEADER_CHANGED",
+            Self::Deadline => "DEADLINE",
+            Self::Overloaded => "OVERLOADED",
+            Self::Stopping => "STOPPING",
+            Self::BadCall => "BAD_CALL",
+            Self::BadModule => "BAD_MODULE",
+            Self::NoModule => "NO_MODULE",
+            Self::NotServed => "NOT_SERVED",
+            Self::Rejected => "REJECTED",
+            Self::WrongCluster => "WRONG_CLUSTER",
+        }
+    }
+}
+
+/// A status with our `ErrorInfo`. `leader` is the leader's client address, empty where unknown.
+pub fn status(code: Code, reason: Reason, applied: Applied, leader: &str, message: impl Into<String>) -> Status {
+    let applied = match applied {
+        Applied::No => "no",
+        Applied::Unknown => "unknown",
+    };
+    let metadata =
+        HashMap::from([("applied".to_owned(), applied.to_owned()), ("leader".to_owned(), leader.to_owned())]);
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason.name(), DOMAIN, metadata))
+}
+
+/// The call itself is wrong; nothing happened.
+pub fn bad_call(message: impl Into<String>) -> Status {
+    status(Code::InvalidArgument, Reason::BadCall, Applied::No, "", message)
+}
+
+/// What the machine or its guest refused. It was applied as a refusal: its effects are undone, for good.
+pub fn rejection(rejection: Rejection) -> Status {
+    status(code(rejection.code), Reason::Rejected, Applied::No, "", rejection.message)
+}
+
+fn code(code: OutcomeCode) -> Code {
+    Code::from_i32(code as i32)
+}

@@ -1,0 +1,78 @@
+//! Metrics and health over HTTP: `/metrics` (Prometheus text format 0.0.4), `/livez`, `/readyz`.
+
+use std::{
+    fmt::Write as _,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use axum::{Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
+use telegraft_raft::Role;
+
+use super::shared::Shared;
+
+/// Committed entries a host may be behind with and still call itself ready.
+const READY_LAG_MAX: u64 = 10_000;
+
+/// The routes.
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .with_state(shared)
+}
+
+/// Why this host should not be sent requests now, if so.
+pub fn not_ready(shared: &Shared) -> Option<String> {
+    if shared.leadership.borrow().leader == 0 {
+        return Some("no leader is known".into());
+    }
+    let lag = shared.apply_lag();
+    (lag > READY_LAG_MAX).then(|| format!("{lag} committed entries are not applied yet"))
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    match not_ready(&shared) {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&shared))
+}
+
+fn render(shared: &Shared) -> String {
+    let leadership = *shared.leadership.borrow();
+    let positions = &shared.positions;
+    let gauge = "gauge";
+    let counter = "counter";
+    let rows: [(&str, &str, &str, u64); 12] = [
+        ("raft_is_leader", gauge, "1 on the leader.", u64::from(leadership.role == Role::Leader)),
+        ("raft_leader_id", gauge, "Id of the leader, 0 while none is known.", leadership.leader),
+        ("raft_term", gauge, "Current term.", leadership.term),
+        ("raft_term_changes_total", counter, "Changes of the term.", positions.term_changes.load(Relaxed)),
+        ("raft_last_index", gauge, "Newest entry in the log.", positions.last.load(Relaxed)),
+        ("raft_commit_index", gauge, "Newest committed entry.", positions.commit.load(Relaxed)),
+        ("applied_index", gauge, "Newest applied entry.", shared.applied_index()),
+        ("apply_lag", gauge, "Committed entries not applied yet.", shared.apply_lag()),
+        ("entries_applied_total", counter, "Entries applied.", positions.entries_applied.load(Relaxed)),
+        ("apply_batches_total", counter, "Transactions they came in.", positions.apply_batches.load(Relaxed)),
+        ("log_writes_total", counter, "Writes of the log, each for all that waited.", positions.log_writes.load(Relaxed)),
+        ("pending_writes", gauge, "Writes that wait for their answers.", positions.pending.load(Relaxed)),
+    ];
+    let mut text = String::new();
+    for (name, kind, help, value) in rows {
+        let _ = write!(
+            text,
+            "# HELP telegraft_{name} {help}\n# TYPE telegraft_{name} {kind}\ntelegraft_{name}{{machine=\"main\"}} {value}\n"
+        );
+    }
+    text.push_str("# HELP telegraft_peer_connected 1 while a stream to the peer stands.\n");
+    text.push_str("# TYPE telegraft_peer_connected gauge\n");
+    for peer in &shared.peers {
+        let connected = u8::from(peer.connected.load(Relaxed));
+        let _ = writeln!(text, "telegraft_peer_connected{{peer=\"{}\"}} {connected}", peer.address.id);
+    }
+    text
+}

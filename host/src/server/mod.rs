@@ -1,0 +1,373 @@
+//! A running host: log, machine, node, and the servers around them, put together and taken down again. This folder is the
+//! only room that knows sockets and tokio.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `shared` | what the parts share: leadership, positions |
+//! | `threads` | turn, log and apply threads, and the channels between them |
+//! | `peers`, `wire`, `peer_api` | Raft messages between hosts |
+//! | `submit`, `forward` | the way of a write to the leader and back |
+//! | `reads` | the way of a read |
+//! | `client_api`, `native`, `modules_api`, `cluster_api`, `reflection` | the gRPC services |
+//! | `http` | metrics and health |
+//! | `errors` | what clients see when something fails |
+
+mod client_api;
+mod cluster_api;
+mod errors;
+mod forward;
+mod http;
+mod modules_api;
+mod native;
+mod peer_api;
+mod peers;
+mod reads;
+mod reflection;
+mod shared;
+mod submit;
+mod threads;
+mod wire;
+
+use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use telegraft_node::{
+    Node, NodeConfig,
+    ports::{LogReader, LogWrite, LogWriter, Machine as _},
+};
+use telegraft_proto::{
+    internal::peer_server::PeerServer,
+    v1::{cluster_server::ClusterServer, modules_server::ModulesServer, telegraft_server::TelegraftServer},
+};
+use telegraft_raft::{Config, ConfState, HardState, Index, Raft, ReadOnly};
+use telegraft_sandbox::{MachineReader, Sandbox, SandboxOptions, SqliteMachine};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
+
+use self::{
+    client_api::Calls, cluster_api::ClusterService, forward::Forward, modules_api::ModulesService,
+    native::NativeService, peer_api::PeerService, reads::Reads, reflection::Reflection, shared::Shared, submit::Writes,
+    threads::Threads,
+};
+use crate::settings::{LogKind, Settings};
+
+/// How long calls under way may take to end when the host is told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How often the health service looks again.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+/// Largest message that hosts take from each other: an append of the largest size, and what protobuf adds.
+const PEER_MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// Runs a host until it is told to stop (SIGTERM, SIGINT).
+///
+/// # Errors
+///
+/// When the host cannot start, or a fault (of the disk, of the machine) forced it to stop.
+pub fn serve(settings: Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).min(4))
+        .thread_name("tg-io")
+        .enable_all()
+        .build()
+        .context("cannot start the I/O threads")?;
+    let result = runtime.block_on(run(settings));
+    runtime.shutdown_timeout(STOP_GRACE);
+    result
+}
+
+async fn run(settings: Settings) -> anyhow::Result<()> {
+    // Sockets first: a host that cannot be reached should not touch its data.
+    let client_listener = bind(settings.client_listen, "client_listen").await?;
+    let peer_listener = bind(settings.peer_listen, "peer_listen").await?;
+    let http_listener = bind(settings.http_listen, "http_listen").await?;
+
+    fs::create_dir_all(&settings.data_dir)
+        .with_context(|| format!("cannot make the data folder {} (data_dir)", settings.data_dir.display()))?;
+    let (faults, mut fault) = mpsc::unbounded_channel();
+    let host = match settings.log {
+        LogKind::Rocksdb => {
+            let path = settings.data_dir.join("log");
+            let (reader, writer) = telegraft_log::open(&path, shared::GROUP, telegraft_log::Options::default())
+                .with_context(|| format!("cannot open the log in {}", path.display()))?;
+            Host::start(settings, reader, Box::new(writer), faults).await?
+        }
+        LogKind::Memory => {
+            // A machine must not remember what its log forgot.
+            let path = settings.data_dir.join("machine");
+            if path.exists() {
+                fs::remove_dir_all(&path).with_context(|| format!("cannot empty {}", path.display()))?;
+            }
+            let (reader, writer) = telegraft_log::memory();
+            Host::start(settings, reader, Box::new(writer), faults).await?
+        }
+    };
+
+    let (stop, stopped) = watch::channel(());
+    let servers = [
+        tokio::spawn(host.client_server(client_listener, stopped.clone())),
+        tokio::spawn(host.peer_server(peer_listener, stopped.clone())),
+        tokio::spawn(host.http_server(http_listener, stopped)),
+    ];
+    tracing::info!(
+        host = host.shared.id(),
+        cluster = host.shared.settings.cluster,
+        client = %host.shared.settings.client_listen,
+        peer = %host.shared.settings.peer_listen,
+        http = %host.shared.settings.http_listen,
+        "this host is up"
+    );
+
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let fault = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        fault = fault.recv() => fault,
+    };
+    match &fault {
+        None => tracing::info!("stopping"),
+        Some(fault) => tracing::error!(fault, "a fault stops this host"),
+    }
+    drop(stop);
+    let _ = tokio::time::timeout(STOP_GRACE, futures::future::join_all(servers)).await;
+    tokio::task::spawn_blocking(move || host.threads.stop()).await?;
+    match fault {
+        None => Ok(()),
+        Some(fault) => bail!("{fault}"),
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} ({key}): is another process there?"))
+}
+
+struct Host {
+    shared: Arc<Shared>,
+    calls: Calls,
+    sandbox: Sandbox,
+    machine: MachineReader,
+    peer_service: PeerService,
+    threads: Threads,
+}
+
+impl Host {
+    async fn start<S: LogReader>(
+        settings: Settings,
+        reader: S,
+        mut writer: Box<dyn LogWriter>,
+        faults: mpsc::UnboundedSender<String>,
+    ) -> anyhow::Result<Self> {
+        let sandbox = Sandbox::new(SandboxOptions {
+            cache_dir: settings.data_dir.join("modules"),
+            module_bytes_max: settings.machine.module_bytes_max,
+        })?;
+        let (machine, machine_reader) = open_machine(&sandbox, &settings.data_dir.join("machine"))?;
+        prepare_log(&settings, &reader, writer.as_mut(), machine.applied_index())?;
+
+        let raft = Raft::new(raft_config(&settings, machine.applied_index()), reader)?;
+        let node = Node::new(raft, NodeConfig { pending_writes_max: settings.requests.pending_max });
+        let shared = Shared::new(settings, machine.applied_index());
+
+        let mut outboxes = Vec::new();
+        let mut outbound = Vec::new();
+        for peer in &shared.peers {
+            let id = peer.address.id;
+            let (outbox, messages) = mpsc::channel(peers::OUTBOX_MAX);
+            outboxes.push((id, outbox));
+            outbound.push((id, messages, peers::channel(&peer.address.peer).map_err(anyhow::Error::msg)?));
+        }
+        let (threads, node) =
+            Threads::start(node, writer, Box::new(machine), outboxes, shared.clone(), faults.clone())?;
+
+        let mut channels = Vec::new();
+        for (id, messages, channel) in outbound {
+            tokio::spawn(peers::run_outbound(shared.clone(), node.clone(), id, channel, messages));
+            // A channel of its own: a burst of appends must not hold forwarded writes back.
+            let address = &shared.peer(id).map(|peer| peer.address.peer.clone()).unwrap_or_default();
+            channels.push((id, peers::channel(address).map_err(anyhow::Error::msg)?));
+        }
+        let forward = Forward::start(&shared, &channels);
+        let writes = Writes::new(shared.clone(), node.clone(), forward);
+        let reads = Reads::start(shared.clone(), Arc::new(machine_reader.clone()), &faults)?;
+        let calls = Calls { shared: shared.clone(), writes: writes.clone(), reads };
+        let peer_service = PeerService { shared: shared.clone(), node, writes };
+        Ok(Self { shared, calls, sandbox, machine: machine_reader, peer_service, threads })
+    }
+
+    fn client_server(
+        &self,
+        listener: TcpListener,
+        stopped: watch::Receiver<()>,
+    ) -> impl Future<Output = anyhow::Result<()>> + use<> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        tokio::spawn(report_health(health, self.shared.clone(), self.machine.clone()));
+        let payload_max = usize::try_from(self.shared.settings.requests.payload_bytes_max).unwrap_or(usize::MAX);
+        // The payload's limit is checked, and explained, behind this one.
+        let message_max = payload_max.saturating_mul(2).saturating_add(64 << 10);
+        let modules = ModulesService {
+            calls: self.calls.clone(),
+            sandbox: self.sandbox.clone(),
+            machine: self.machine.clone(),
+        };
+        let cluster = ClusterService { shared: self.shared.clone(), machine: self.machine.clone() };
+        let native = NativeService { calls: self.calls.clone(), machine: self.machine.clone() };
+        let own = Routes::new(
+            TelegraftServer::new(self.calls.clone())
+                .max_decoding_message_size(message_max)
+                .max_encoding_message_size(usize::MAX),
+        )
+        .add_service(ModulesServer::new(modules))
+        .add_service(ClusterServer::new(cluster))
+        .add_service(health_service)
+        .add_service(Reflection::<false>::new(self.machine.clone()))
+        .add_service(Reflection::<true>::new(self.machine.clone()));
+        let routes = Routes::from(own.into_axum_router().fallback_service(native)).prepare();
+        async move {
+            Server::builder()
+                .add_routes(routes)
+                .serve_with_incoming_shutdown(incoming(listener), until(stopped))
+                .await
+                .context("the client API failed")
+        }
+    }
+
+    fn peer_server(
+        &self,
+        listener: TcpListener,
+        stopped: watch::Receiver<()>,
+    ) -> impl Future<Output = anyhow::Result<()>> + use<> {
+        let service = PeerServer::new(self.peer_service.clone())
+            .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(usize::MAX);
+        async move {
+            Server::builder()
+                .initial_stream_window_size(peers::STREAM_WINDOW_BYTES)
+                .initial_connection_window_size(peers::CONNECTION_WINDOW_BYTES)
+                .http2_keepalive_interval(Some(Duration::from_secs(2)))
+                .http2_keepalive_timeout(Some(Duration::from_secs(4)))
+                .add_service(service)
+                .serve_with_incoming_shutdown(incoming(listener), until(stopped))
+                .await
+                .context("the peers' server failed")
+        }
+    }
+
+    fn http_server(
+        &self,
+        listener: TcpListener,
+        stopped: watch::Receiver<()>,
+    ) -> impl Future<Output = anyhow::Result<()>> + use<> {
+        let router = http::router(self.shared.clone());
+        async move {
+            axum::serve(listener, router)
+                .with_graceful_shutdown(until(stopped))
+                .await
+                .context("the HTTP server failed")
+        }
+    }
+}
+
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+async fn until(mut stopped: watch::Receiver<()>) {
+    // Ends, with an error, when the sender is dropped.
+    while stopped.changed().await.is_ok() {}
+}
+
+fn open_machine(sandbox: &Sandbox, path: &Path) -> anyhow::Result<(SqliteMachine, MachineReader)> {
+    fs::create_dir_all(path).with_context(|| format!("cannot make the machine's folder {}", path.display()))?;
+    telegraft_sandbox::open(sandbox.clone(), path)
+        .with_context(|| format!("cannot open the machine in {}", path.display()))
+}
+
+/// Gives a new log its configuration, and holds an old one against the settings and the machine.
+fn prepare_log(
+    settings: &Settings,
+    reader: &impl LogReader,
+    writer: &mut dyn LogWriter,
+    applied: Index,
+) -> anyhow::Result<()> {
+    let (hard_state, conf_state) = reader.initial_state()?;
+    let mut configured: Vec<_> = settings.hosts.iter().map(|host| host.id).collect();
+    configured.sort_unstable();
+    if conf_state == ConfState::default() {
+        let conf_state = ConfState { voters: configured, ..ConfState::default() };
+        writer.write(&[LogWrite { conf_state: Some(conf_state), must_sync: true, ..LogWrite::default() }])?;
+    } else if conf_state.voters != configured {
+        bail!(
+            "the settings list the hosts {configured:?}, but the log's configuration has the voters {:?}: \
+             a cluster's members are not changed by editing `hosts`",
+            conf_state.voters
+        );
+    }
+    if applied > reader.last_index() {
+        bail!(
+            "the machine has applied entry {applied}, but the log ends at {}: the log lost entries, or the folders are \
+             not of the same host. Empty this host's data folder to let it start anew from the others",
+            reader.last_index()
+        );
+    }
+    // A commit index is written without a sync, with the next entries; the machine may know better after a power loss.
+    if applied > hard_state.commit {
+        let hard_state = HardState { commit: applied, ..hard_state };
+        writer.write(&[LogWrite { hard_state: Some(hard_state), must_sync: true, ..LogWrite::default() }])?;
+    }
+    Ok(())
+}
+
+fn raft_config(settings: &Settings, applied: Index) -> Config {
+    let raft = &settings.raft;
+    Config {
+        election_ticks: raft.election_ticks(),
+        heartbeat_ticks: raft.heartbeat_ticks(),
+        pre_vote: raft.pre_vote,
+        check_quorum: raft.check_quorum,
+        message_bytes_max: raft.message_bytes_max,
+        inflight_messages_max: raft.inflight_messages_max,
+        inflight_bytes_max: raft.inflight_bytes_max,
+        uncommitted_bytes_max: raft.uncommitted_bytes_max,
+        committed_bytes_per_ready_max: raft.apply_bytes_max,
+        async_storage_writes: true,
+        read_only: ReadOnly::Safe,
+        // Writes are forwarded by the API, which relays their answers; the core refuses them.
+        proposal_forwarding: false,
+        applied,
+        ..Config::new(settings.host_id, rand::random())
+    }
+}
+
+/// Keeps `grpc.health.v1` true: for the host as a whole, its services, and the active module's.
+async fn report_health(mut health: tonic_health::server::HealthReporter, shared: Arc<Shared>, machine: MachineReader) {
+    use tonic_health::ServingStatus;
+    let mut named: Vec<String> = Vec::new();
+    let mut published = None;
+    loop {
+        let serving = if http::not_ready(&shared).is_none() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let mut names = vec![String::new(), "telegraft.v1.Telegraft".to_owned()];
+        if let Some(active) = machine.active() {
+            names.extend(active.descriptors.services().map(|service| service.full_name().to_owned()));
+        }
+        if published != Some(serving as i32) || names != named {
+            for gone in named.iter().filter(|name| !names.contains(name)) {
+                health.clear_service_status(gone).await;
+            }
+            for name in &names {
+                health.set_service_status(name, serving).await;
+            }
+            named = names;
+            published = Some(serving as i32);
+        }
+        let mut leadership = shared.leadership.subscribe();
+        let _ = tokio::time::timeout(HEALTH_INTERVAL, leadership.changed()).await;
+    }
+}

@@ -1,0 +1,194 @@
+//! `telegraft.v1.Modules`: upload, activation, listing. A module is checked whole on the host that takes it, before
+//! anything is replicated; its bytes then travel through the log in chunks.
+
+use bytes::{Bytes, BytesMut};
+use telegraft_proto::{
+    internal::{Activate, Command, ModuleChunk, command::Body},
+    v1::{
+        ActivateModule, ActivatedModule, DescribeModule, ListModules, ModuleDescription, ModuleInfo, ModuleList,
+        UploadModule, UploadedModule, modules_server::Modules,
+    },
+};
+use telegraft_sandbox::{Digest, MachineReader, ModuleRecord, Sandbox};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::{
+    client_api::{Calls, check_machine, timeout},
+    errors::{Applied, Reason, bad_call, status},
+};
+
+/// Bytes of a module in one log entry.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Fewest digits of a digest that may name a module.
+const PREFIX_DIGITS_MIN: usize = 8;
+
+/// Serves modules.
+#[derive(Clone)]
+pub struct ModulesService {
+    /// The way of writes.
+    pub calls: Calls,
+    /// Checks modules.
+    pub sandbox: Sandbox,
+    /// Knows the modules that have been applied here.
+    pub machine: MachineReader,
+}
+
+#[tonic::async_trait]
+impl Modules for ModulesService {
+    async fn upload(&self, request: Request<Streaming<UploadModule>>) -> Result<Response<UploadedModule>, Status> {
+        let timeout = timeout(request.metadata());
+        let bytes = self.receive(request.into_inner()).await?;
+        let sandbox = self.sandbox.clone();
+        let checked = bytes.clone();
+        let inspection = tokio::task::spawn_blocking(move || sandbox.inspect(&checked))
+            .await
+            .map_err(|_| Status::internal("the check of the module panicked: this is a defect of Telegraft"))?
+            .map_err(|bad| {
+                status(Code::FailedPrecondition, Reason::BadModule, Applied::No, "", format!("the module is refused: {bad}"))
+            })?;
+
+        let mut uploaded = UploadedModule {
+            digest: inspection.digest.to_string(),
+            size: inspection.size,
+            name: inspection.name.clone(),
+            version: inspection.version.clone(),
+            schema: inspection.schema,
+            existed: false,
+            index: 0,
+        };
+        if let Some(known) = self.records()?.into_iter().find(|record| record.digest == inspection.digest) {
+            uploaded.existed = true;
+            uploaded.index = known.uploaded_index;
+            return Ok(Response::new(uploaded));
+        }
+        let digest = Bytes::copy_from_slice(&inspection.digest.0);
+        for (number, start) in (0..bytes.len()).step_by(CHUNK_BYTES).enumerate() {
+            let chunk = ModuleChunk {
+                digest: digest.clone(),
+                size: inspection.size,
+                offset: (number * CHUNK_BYTES) as u64,
+                data: bytes.slice(start..bytes.len().min(start + CHUNK_BYTES)),
+                name: inspection.name.clone(),
+                version: inspection.version.clone(),
+                schema: inspection.schema,
+            };
+            let command = Command { body: Some(Body::ModuleChunk(chunk)), ..Command::default() };
+            (uploaded.index, _) = self.calls.writes.submit(command, self.calls.writes.deadline(timeout)).await?;
+        }
+        Ok(Response::new(uploaded))
+    }
+
+    async fn activate(&self, request: Request<ActivateModule>) -> Result<Response<ActivatedModule>, Status> {
+        let timeout = timeout(request.metadata());
+        let ActivateModule { machine, digest, reuse } = request.into_inner();
+        check_machine(&machine)?;
+        let digest = self.resolve(&digest)?;
+        let activate = Activate {
+            digest: Bytes::copy_from_slice(&digest.0),
+            reuse,
+            limits: Some(self.calls.shared.settings.machine.limits()),
+        };
+        let command = Command { body: Some(Body::Activate(activate)), ..Command::default() };
+        let deadline = self.calls.writes.deadline(timeout);
+        let (index, _) = self.calls.writes.submit(command, deadline).await?;
+        // The answer comes from the leader; this host says what was activated once it has done so itself.
+        let mut applied = self.calls.shared.applied.subscribe();
+        let _ = tokio::time::timeout_at(deadline.into(), applied.wait_for(|applied| *applied >= index)).await;
+        let module = self.records()?.into_iter().find(|record| record.digest == digest).map(|record| self.info(&record));
+        Ok(Response::new(ActivatedModule { module, index }))
+    }
+
+    async fn list(&self, request: Request<ListModules>) -> Result<Response<ModuleList>, Status> {
+        check_machine(&request.get_ref().machine)?;
+        let modules = self.records()?.iter().map(|record| self.info(record)).collect();
+        Ok(Response::new(ModuleList { modules }))
+    }
+
+    async fn describe(&self, request: Request<DescribeModule>) -> Result<Response<ModuleDescription>, Status> {
+        check_machine(&request.get_ref().machine)?;
+        let Some(active) = self.machine.active() else {
+            return Err(status(
+                Code::FailedPrecondition,
+                Reason::NoModule,
+                Applied::No,
+                "",
+                "no module is active: upload and activate one",
+            ));
+        };
+        Ok(Response::new(ModuleDescription {
+            module: Some(self.info(&active.record)),
+            service: Bytes::copy_from_slice(&active.service),
+        }))
+    }
+}
+
+impl ModulesService {
+    async fn receive(&self, mut stream: Streaming<UploadModule>) -> Result<Bytes, Status> {
+        let limit = self.calls.shared.settings.machine.module_bytes_max;
+        let mut bytes = BytesMut::new();
+        let mut first = true;
+        while let Some(part) = stream.message().await? {
+            if first {
+                check_machine(&part.machine)?;
+                first = false;
+            }
+            if (bytes.len() + part.data.len()) as u64 > limit {
+                return Err(status(
+                    Code::InvalidArgument,
+                    Reason::BadModule,
+                    Applied::No,
+                    "",
+                    format!("the module is larger than {limit} bytes (machine.module_bytes_max)"),
+                ));
+            }
+            bytes.extend_from_slice(&part.data);
+        }
+        Ok(bytes.freeze())
+    }
+
+    fn resolve(&self, text: &str) -> Result<Digest, Status> {
+        let text = text.to_ascii_lowercase();
+        if text.len() < PREFIX_DIGITS_MIN || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(bad_call(format!(
+                "`digest` must be a module's SHA-256 in hexadecimal, or at least {PREFIX_DIGITS_MIN} digits of it"
+            )));
+        }
+        if let Ok(digest) = text.parse() {
+            return Ok(digest);
+        }
+        let found: Vec<_> =
+            self.records()?.into_iter().filter(|record| record.digest.to_string().starts_with(&text)).collect();
+        let refuse = |message| Err(status(Code::NotFound, Reason::NoModule, Applied::No, "", message));
+        match found.as_slice() {
+            [record] => Ok(record.digest),
+            [] => refuse(format!("no module's digest begins with `{text}`: `telegraft module list` shows those there are")),
+            several => refuse(format!("{} modules' digests begin with `{text}`: give more digits", several.len())),
+        }
+    }
+
+    fn records(&self) -> Result<Vec<ModuleRecord>, Status> {
+        self.machine.modules().map_err(|fault| {
+            status(Code::DataLoss, Reason::Stopping, Applied::No, "", format!("the machine cannot be read: {fault}"))
+        })
+    }
+
+    fn info(&self, record: &ModuleRecord) -> ModuleInfo {
+        let active = self.machine.active().is_some_and(|active| active.record.digest == record.digest);
+        module_info(record, active)
+    }
+}
+
+/// A module as clients see it.
+pub fn module_info(record: &ModuleRecord, active: bool) -> ModuleInfo {
+    ModuleInfo {
+        digest: record.digest.to_string(),
+        name: record.name.clone(),
+        version: record.version.clone(),
+        schema: record.schema,
+        size: record.size,
+        active,
+        uploaded_index: record.uploaded_index,
+        activated_index: record.activated_index,
+        reuse: record.reuse,
+    }
+}

@@ -1,0 +1,126 @@
+//! What the host's parts share about its one machine: who leads, how far it has got, and the way in for writes. Written
+//! by the node's threads, read by everyone.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use telegraft_raft::{Index, NodeId, Role, Term};
+use tokio::sync::watch;
+
+use crate::settings::{HostAddress, Settings};
+
+/// Name of the one machine that a cluster carries today; an empty name in a call means this one.
+pub const MACHINE: &str = "main";
+/// Its Raft group.
+pub const GROUP: u64 = 1;
+
+/// Who leads, as this host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// This host's role.
+    pub role: Role,
+    /// 0 while none is known.
+    pub leader: NodeId,
+    /// The current term.
+    pub term: Term,
+}
+
+/// A peer, as the node and the network see it.
+#[derive(Debug)]
+pub struct PeerState {
+    /// Its addresses.
+    pub address: HostAddress,
+    /// Whether a stream to it stands.
+    pub connected: AtomicBool,
+    /// On the leader: the newest index known to be on the peer.
+    pub match_index: AtomicU64,
+}
+
+/// Counters of the log's positions, for status and metrics.
+#[derive(Debug, Default)]
+pub struct Positions {
+    /// Newest entry in the log.
+    pub last: AtomicU64,
+    /// Newest committed entry.
+    pub commit: AtomicU64,
+    /// Writes that wait for their answers.
+    pub pending: AtomicU64,
+    /// Entries applied since the start, batches they came in, and appends to the log.
+    pub entries_applied: AtomicU64,
+    /// Transactions of the machine since the start.
+    pub apply_batches: AtomicU64,
+    /// Synced writes of the log since the start.
+    pub log_writes: AtomicU64,
+    /// Elections this host saw: changes of the term.
+    pub term_changes: AtomicU64,
+}
+
+/// See the head of this file.
+pub struct Shared {
+    /// Settings of this host.
+    pub settings: Settings,
+    /// When the process started.
+    pub started: Instant,
+    /// Who leads.
+    pub leadership: watch::Sender<Leadership>,
+    /// Newest applied index.
+    pub applied: watch::Sender<Index>,
+    /// Every other host, by rising id.
+    pub peers: Vec<PeerState>,
+    /// Positions and counters.
+    pub positions: Positions,
+}
+
+impl Shared {
+    /// Nothing known yet.
+    pub fn new(settings: Settings, applied: Index) -> Arc<Self> {
+        let mut addresses: Vec<_> = settings.hosts.iter().filter(|host| host.id != settings.host_id).cloned().collect();
+        addresses.sort_by_key(|host| host.id);
+        let peers = addresses
+            .into_iter()
+            .map(|address| PeerState {
+                address,
+                connected: AtomicBool::new(false),
+                match_index: AtomicU64::new(0),
+            })
+            .collect();
+        Arc::new(Self {
+            settings,
+            started: Instant::now(),
+            leadership: watch::Sender::new(Leadership { role: Role::Follower, leader: 0, term: 0 }),
+            applied: watch::Sender::new(applied),
+            peers,
+            positions: Positions::default(),
+        })
+    }
+
+    /// This host's id.
+    pub fn id(&self) -> NodeId {
+        self.settings.host_id
+    }
+
+    /// Client address of a host of the cluster; empty for an unknown one.
+    pub fn client_address(&self, id: NodeId) -> &str {
+        self.settings.hosts.iter().find(|host| host.id == id).map_or("", |host| &host.client)
+    }
+
+    /// The peer's state, if `id` is another host of the cluster.
+    pub fn peer(&self, id: NodeId) -> Option<&PeerState> {
+        self.peers.iter().find(|peer| peer.address.id == id)
+    }
+
+    /// Newest applied index.
+    pub fn applied_index(&self) -> Index {
+        *self.applied.borrow()
+    }
+
+    /// Entries that are committed and not yet applied.
+    pub fn apply_lag(&self) -> u64 {
+        self.positions.commit.load(Relaxed).saturating_sub(self.applied_index())
+    }
+}

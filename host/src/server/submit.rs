@@ -1,0 +1,184 @@
+//! The way of a write from any host to its answer: proposed here if this host leads, forwarded if another does, held back
+//! while nobody does. Owns the decision what may be tried again without applying a write twice.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use prost::Message as _;
+use telegraft_node::WriteOutcome;
+use telegraft_proto::internal::Command;
+use telegraft_raft::{Index, Role};
+use tonic::{Code, Status};
+
+use super::{
+    errors::{Applied, Reason, rejection, status},
+    forward::{Forward, Forwarded},
+    shared::{Leadership, Shared},
+    threads::{Answer, NodeHandle, Refused},
+};
+
+/// How much earlier than the client's own deadline we answer, so that the answer says why instead of being cut off.
+const ANSWER_EARLY_MAX: Duration = Duration::from_millis(50);
+
+/// Takes writes in. Cheap to clone.
+#[derive(Clone)]
+pub struct Writes {
+    shared: Arc<Shared>,
+    node: NodeHandle,
+    forward: Forward,
+}
+
+/// How one attempt ended, if not with the client's answer.
+enum Attempt {
+    Answered(Result<(Index, Bytes), Status>),
+    /// Certainly not applied: another attempt is safe.
+    NotApplied,
+    /// Perhaps applied: another attempt is safe only for a write with a session.
+    Unknown(Status),
+}
+
+impl Writes {
+    /// See the head of this file.
+    pub fn new(shared: Arc<Shared>, node: NodeHandle, forward: Forward) -> Self {
+        Self { shared, node, forward }
+    }
+
+    /// The instant at which a call must be answered, from its `grpc-timeout` or the configured default.
+    pub fn deadline(&self, timeout: Option<Duration>) -> Instant {
+        let requests = &self.shared.settings.requests;
+        let timeout = timeout.unwrap_or(requests.timeout).min(requests.timeout_max);
+        Instant::now() + timeout.saturating_sub(ANSWER_EARLY_MAX.min(timeout / 10))
+    }
+
+    /// Gets a write applied, wherever the leader is, and gives its index and the machine's answer.
+    ///
+    /// # Errors
+    ///
+    /// What the client is to see.
+    pub async fn submit(&self, command: Command, deadline: Instant) -> Result<(Index, Bytes), Status> {
+        let has_session = !command.client_id.is_empty();
+        let mut leadership = self.shared.leadership.subscribe();
+        let mut perhaps_applied = Applied::No;
+        loop {
+            let now = *leadership.borrow_and_update();
+            let attempt = match now {
+                _ if deadline <= Instant::now() => return Err(self.out_of_time(now, perhaps_applied)),
+                Leadership { role: Role::Leader, .. } => self.propose(command.clone(), deadline).await,
+                Leadership { leader: 0, .. } => Attempt::NotApplied,
+                Leadership { leader, .. } => match self.forward.call(leader, &command, deadline).await {
+                    Forwarded::Answered(answer) => Attempt::Answered(answer),
+                    Forwarded::NotSent | Forwarded::NotLeader => Attempt::NotApplied,
+                    Forwarded::Lost => Attempt::Unknown(self.status(
+                        Code::Unavailable,
+                        Reason::LeaderChanged,
+                        Applied::Unknown,
+                        "the leader could not be reached any more while the write was under way: it may have been \
+                         applied; send it again with the same client and request id to be sure",
+                    )),
+                },
+            };
+            match attempt {
+                Attempt::Answered(answer) => return answer,
+                Attempt::NotApplied => {}
+                Attempt::Unknown(_) if has_session => perhaps_applied = Applied::Unknown,
+                Attempt::Unknown(status) => return Err(status),
+            }
+            // Tried again when the leader changes; at the latest after a while, since a forward may fail without one.
+            let pause = Instant::now() + Duration::from_millis(20);
+            let wait = if now.leader == 0 { deadline } else { pause.min(deadline) };
+            let _ = tokio::time::timeout_at(wait.into(), leadership.changed()).await;
+        }
+    }
+
+    /// Gets a write applied if this host leads; what a forwarding host asks for.
+    pub async fn submit_here(&self, command: Command, deadline: Instant) -> Option<Result<(Index, Bytes), Status>> {
+        if self.shared.leadership.borrow().role != Role::Leader {
+            return None;
+        }
+        match self.propose(command, deadline).await {
+            Attempt::Answered(answer) => Some(answer),
+            Attempt::NotApplied => None,
+            Attempt::Unknown(status) => Some(Err(status)),
+        }
+    }
+
+    async fn propose(&self, mut command: Command, deadline: Instant) -> Attempt {
+        stamp(&mut command);
+        let data = Bytes::from(command.encode_to_vec());
+        let receiver = match self.node.write(data, deadline) {
+            Ok(receiver) => receiver,
+            Err(Refused::Full) => return Attempt::Answered(Err(self.overloaded())),
+            Err(Refused::Stopped) => return Attempt::Answered(Err(self.stopping(Applied::No))),
+        };
+        match tokio::time::timeout_at(deadline.into(), receiver).await {
+            Ok(Ok(Answer::Outcome(WriteOutcome::Applied { index, outcome }))) => {
+                Attempt::Answered(outcome.map(|reply| (index, reply)).map_err(rejection))
+            }
+            Ok(Ok(Answer::Outcome(WriteOutcome::NotLeader { .. } | WriteOutcome::Replaced))) => Attempt::NotApplied,
+            Ok(Ok(Answer::Outcome(WriteOutcome::Overloaded))) => Attempt::Answered(Err(self.overloaded())),
+            Ok(Ok(Answer::Expired)) => Attempt::Answered(Err(self.status(
+                Code::DeadlineExceeded,
+                Reason::Deadline,
+                Applied::No,
+                "the deadline passed before the write was started",
+            ))),
+            Ok(Err(_)) => Attempt::Answered(Err(self.stopping(Applied::Unknown))),
+            Err(_) => Attempt::Answered(Err(self.status(
+                Code::DeadlineExceeded,
+                Reason::Deadline,
+                Applied::Unknown,
+                "the deadline passed before a majority of the hosts confirmed the write: it may still be applied",
+            ))),
+        }
+    }
+
+    fn out_of_time(&self, leadership: Leadership, applied: Applied) -> Status {
+        if leadership.leader == 0 {
+            self.status(
+                Code::Unavailable,
+                Reason::NoLeader,
+                applied,
+                "no leader was known until the deadline: is a majority of the hosts up and connected?",
+            )
+        } else {
+            self.status(
+                Code::Unavailable,
+                Reason::LeaderChanged,
+                applied,
+                "the leader could not be reached until the deadline",
+            )
+        }
+    }
+
+    fn overloaded(&self) -> Status {
+        self.status(
+            Code::ResourceExhausted,
+            Reason::Overloaded,
+            Applied::No,
+            format!(
+                "{} writes are under way here: try again a little later",
+                self.shared.positions.pending.load(Relaxed)
+            ),
+        )
+    }
+
+    fn stopping(&self, applied: Applied) -> Status {
+        self.status(Code::Unavailable, Reason::Stopping, applied, "this host is stopping: ask another")
+    }
+
+    fn status(&self, code: Code, reason: Reason, applied: Applied, message: impl Into<String>) -> Status {
+        let leader = self.shared.leadership.borrow().leader;
+        status(code, reason, applied, self.shared.client_address(leader), message)
+    }
+}
+
+/// Time and entropy enter here, once, on the host that proposes; the log carries them to every replica.
+fn stamp(command: &mut Command) {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    command.time_us = u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX);
+    command.entropy_high = rand::random();
+    command.entropy_low = rand::random();
+}
