@@ -93,7 +93,7 @@ impl Failure {
             "message": text, "code": code_name, "reason": reason, "leader": leader, "applied": applied,
         });
         // Without details of the host's own, UNAVAILABLE is the connection's: nobody answered.
-        let kind = if status.code() == Code::Unavailable && info.is_none() { Kind::Unreachable } else { Kind::Refused };
+        let kind = if code == Code::Unavailable && info.is_none() { Kind::Unreachable } else { Kind::Refused };
         Self { kind, message, details }
     }
 
@@ -133,10 +133,14 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Code and message for people. Where the time runs out on our side, the transport calls it a cancellation.
+/// Code and message for people. Where the time runs out on our side, the transport calls it a cancellation; where a
+/// connection breaks under a call, an unknown error (a status that a host sent has no source).
 fn code_and_text(status: &Status) -> (Code, &str) {
     match (status.code(), status.message()) {
         (Code::Cancelled, "Timeout expired") => (Code::DeadlineExceeded, "no answer within the time given"),
+        (Code::Unknown, _) if std::error::Error::source(status).is_some() => {
+            (Code::Unavailable, "the connection broke before an answer came; a write may or may not have been applied")
+        }
         as_it_is => as_it_is,
     }
 }
@@ -240,6 +244,15 @@ mod tests {
         let failure = Failure::of_status("asking", &Status::cancelled("Timeout expired"));
         assert_eq!((failure.kind, &failure.details["code"]), (Kind::Refused, &json!("DEADLINE_EXCEEDED")));
         assert!(failure.message.contains("--timeout"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_broken_connection_is_no_riddle() {
+        let broken = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+        let failure = Failure::of_status("asking", &broken);
+        assert_eq!((failure.kind, &failure.details["code"]), (Kind::Unreachable, &json!("UNAVAILABLE")), "{broken:?}");
+        let sent = Failure::of_status("asking", &Status::unknown("as a host says it"));
+        assert_eq!((sent.kind, &sent.details["code"]), (Kind::Refused, &json!("UNKNOWN")));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! `serve` and `config`: one host in this process, and the settings it would run with. The flags are made from the list of
 //! keys, so every key has one.
 
-use std::{path::PathBuf, sync::LazyLock};
+use std::{io::IsTerminal, path::PathBuf, sync::LazyLock};
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use serde_json::json;
+use tracing_subscriber::EnvFilter;
 
 use super::{failure::Failure, output::Output};
-use crate::settings::{KEYS, Key, Loaded, Settings, Sources, load};
+use crate::settings::{KEYS, Key, Loaded, LogFormat, Settings, Sources, TelemetrySettings, load};
 
 /// A flag for every setting.
 #[derive(Clone, Debug, Default)]
@@ -100,7 +101,24 @@ pub fn serve(args: &ServeArgs) -> Result<(), Failure> {
         end_with(parent)?;
     }
     let loaded = args.settings.load()?;
+    start_log(&loaded.settings.telemetry)?;
     crate::server::serve(loaded.settings).map_err(|error| Failure::refused(format!("the host stopped: {error:#}")))
+}
+
+/// From now on the host's log goes to stderr.
+fn start_log(telemetry: &TelemetrySettings) -> Result<(), Failure> {
+    // The settings' check has read the level already.
+    let filter = EnvFilter::try_new(&telemetry.log_level)
+        .map_err(|error| Failure::usage(format!("telemetry.log_level: {error}")))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let started = match telemetry.log_format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| Failure::refused(format!("the log cannot start: {error}")))
 }
 
 /// Has the kernel kill this process when its parent ends, however that ends: a host that somebody tries out must not

@@ -75,6 +75,19 @@ pub fn status(code: Code, reason: Reason, applied: Applied, leader: &str, messag
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason.name(), DOMAIN, metadata))
 }
 
+/// The same status for a write that an earlier attempt may have got applied: "certainly not" holds for the last attempt
+/// alone. What the machine itself said stands, since it knows the session.
+pub fn in_doubt(refused: Status) -> Status {
+    match refused.get_details_error_info() {
+        Some(info) if info.domain == DOMAIN && info.reason != Reason::Rejected.name() => {
+            let metadata: HashMap<_, _> = info.metadata.into_iter().chain([("applied".to_owned(), "unknown".to_owned())]).collect();
+            let details = ErrorDetails::with_error_info(info.reason, DOMAIN, metadata);
+            Status::with_error_details(refused.code(), refused.message(), details)
+        }
+        _ => refused,
+    }
+}
+
 /// The call itself is wrong; nothing happened.
 pub fn bad_call(message: impl Into<String>) -> Status {
     status(Code::InvalidArgument, Reason::BadCall, Applied::No, "", message)
@@ -87,4 +100,27 @@ pub fn rejection(rejection: Rejection) -> Status {
 
 fn code(code: OutcomeCode) -> Code {
     Code::from_i32(code as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(status: &Status) -> String {
+        status.get_details_error_info().unwrap().metadata["applied"].clone()
+    }
+
+    #[test]
+    fn a_refusal_after_an_attempt_in_doubt_is_in_doubt() {
+        let refused = status(Code::ResourceExhausted, Reason::Overloaded, Applied::No, "a:1", "too much");
+        let doubtful = in_doubt(refused);
+        assert_eq!((doubtful.code(), applied(&doubtful).as_str()), (Code::ResourceExhausted, "unknown"));
+        assert_eq!(doubtful.get_details_error_info().unwrap().metadata["leader"], "a:1");
+    }
+
+    #[test]
+    fn what_the_machine_said_stands() {
+        let said = rejection(Rejection { code: OutcomeCode::NotFound, message: "no such user".into() });
+        assert_eq!(applied(&in_doubt(said)), "no");
+    }
 }

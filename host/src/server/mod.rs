@@ -60,6 +60,8 @@ use crate::settings::{LogKind, Settings};
 
 /// How long calls under way may take to end when the host is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How often a silent client's connection is asked whether it lives, and how long the answer may take.
+const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How often the health service looks again.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// Largest message that hosts take from each other: an append of the largest size, and what protobuf adds.
@@ -232,6 +234,9 @@ impl Host {
         let routes = Routes::from(own.into_axum_router().fallback_service(native)).prepare();
         async move {
             Server::builder()
+                // A client that vanished without a word must not hold its connection for ever.
+                .http2_keepalive_interval(Some(CLIENT_KEEP_ALIVE))
+                .http2_keepalive_timeout(Some(CLIENT_KEEP_ALIVE))
                 .add_routes(routes)
                 .serve_with_incoming_shutdown(incoming(listener), until(stopped))
                 .await

@@ -58,7 +58,9 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let method = request.uri().path().trim_start_matches('/').to_owned();
-        let limit = usize::try_from(self.calls.shared.settings.requests.payload_bytes_max).unwrap_or(usize::MAX);
+        // The payload's limit is checked, and explained, behind this one.
+        let limit = self.calls.shared.settings.requests.payload_bytes_max.saturating_mul(2).saturating_add(64 << 10);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let call = NativeCall { service: self.clone(), method };
         Box::pin(async move {
             let mut grpc = Grpc::new(BytesCodec)

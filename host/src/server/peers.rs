@@ -121,7 +121,7 @@ pub async fn run_outbound(
     }
 }
 
-/// One life of a stream. True if the peer had taken it in.
+/// One life of a stream. True if anything was sent.
 async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mpsc::Receiver<Message>) -> bool {
     let mut client = PeerClient::new(channel).max_encoding_message_size(usize::MAX);
     let (frames, stream) = mpsc::channel(FRAMES_UNDER_WAY_MAX);
@@ -143,6 +143,13 @@ async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mps
                 if count == 0 {
                     return sent_any;
                 }
+                // The stream takes frames only once the connection stands.
+                if sent_any && frames.capacity() == FRAMES_UNDER_WAY_MAX
+                    && let Some(state) = shared.peer(peer)
+                    && !state.connected.swap(true, Relaxed)
+                {
+                    tracing::info!(peer, "the stream to a peer stands");
+                }
                 let frame = RaftFrame { group: GROUP, messages: messages.drain(..).map(wire::to_wire).collect() };
                 tokio::select! {
                     biased;
@@ -156,14 +163,6 @@ async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mps
                         if sent.is_err() {
                             return sent_any;
                         }
-                    }
-                }
-                // The channel takes frames before the connection stands; a second one means that the first has left.
-                if frames.capacity() == FRAMES_UNDER_WAY_MAX || sent_any {
-                    if let Some(state) = shared.peer(peer)
-                        && !state.connected.swap(true, Relaxed)
-                    {
-                        tracing::info!(peer, "the stream to a peer stands");
                     }
                 }
                 sent_any = true;

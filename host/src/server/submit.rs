@@ -14,7 +14,7 @@ use telegraft_raft::{Index, Role};
 use tonic::{Code, Status};
 
 use super::{
-    errors::{Applied, Reason, rejection, status},
+    errors::{self, Applied, Reason, rejection, status},
     forward::{Forward, Forwarded},
     shared::{Leadership, Shared},
     threads::{Answer, NodeHandle, Refused},
@@ -81,6 +81,7 @@ impl Writes {
                 },
             };
             match attempt {
+                Attempt::Answered(answer) if perhaps_applied == Applied::Unknown => return answer.map_err(errors::in_doubt),
                 Attempt::Answered(answer) => return answer,
                 Attempt::NotApplied => {}
                 Attempt::Unknown(_) if has_session => perhaps_applied = Applied::Unknown,

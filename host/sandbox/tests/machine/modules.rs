@@ -13,7 +13,7 @@ use crate::probe::{
 };
 
 fn service(dependency: Option<&str>, streaming: bool) -> Vec<u8> {
-    let method = |name: &str, query| MethodDescriptorProto {
+    let method = |name: &str, query: bool| MethodDescriptorProto {
         name: Some(name.to_owned()),
         input_type: Some(".p.v1.M".to_owned()),
         output_type: Some(".p.v1.M".to_owned()),

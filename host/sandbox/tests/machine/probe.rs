@@ -73,7 +73,6 @@ impl Probe {
 /// A machine, and what goes into it.
 pub struct Rig {
     pub dir: PathBuf,
-    pub sandbox: Sandbox,
     pub machine: SqliteMachine,
     pub reader: MachineReader,
     _folder: Option<tempfile::TempDir>,
@@ -100,9 +99,8 @@ impl Rig {
 
     /// The machine in this folder.
     pub fn at(dir: &Path) -> Rig {
-        let sandbox = sandbox();
-        let (machine, reader) = open(sandbox.clone(), dir).expect("open");
-        Rig { dir: dir.to_owned(), sandbox, machine, reader, _folder: None }
+        let (machine, reader) = open(sandbox(), dir).expect("open");
+        Rig { dir: dir.to_owned(), machine, reader, _folder: None }
     }
 
     /// A new machine with the probe active (at index 2).

@@ -163,7 +163,7 @@ async fn answered<T>(mut call: impl AsyncFnMut() -> Result<Response<T>, Status>)
 }
 
 async fn begin(stage: &Stage, cluster: &Cluster) -> Result<Conversation> {
-    stage.act("People meet: two users and a chat, each made through another host");
+    stage.act("People meet: three users and a chat, each made through another host");
     let nobody = Member { user: String::new(), chat: String::new() };
     let mut all = Conversation {
         alice: nobody.clone(),
