@@ -1,6 +1,8 @@
 //! The types generated from the .proto files beside this crate. Owns no logic. With the feature `grpc`, clients and
 //! servers too; guests use the messages alone.
 
+#![forbid(unsafe_code)]
+
 /// What clients use; every host serves it.
 pub mod v1 {
     #![allow(clippy::all)]

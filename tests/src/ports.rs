@@ -47,6 +47,20 @@ impl Addresses {
     }
 }
 
+/// Keeps others of us from the same ports, for as long as the file lives; none where another process has it already.
+///
+/// # Errors
+///
+/// Where the lock folder cannot be used.
+pub fn claim(name: &str) -> Result<Option<File>> {
+    let folder = lock_folder();
+    fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    let path = folder.join(format!("{name}.lock"));
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let lock = lock.with_context(|| format!("opening {}", path.display()))?;
+    Ok(lock.try_lock().is_ok().then_some(lock))
+}
+
 /// A reserved block of ports. Dropping it gives the block back.
 #[derive(Debug)]
 pub struct PortBlock {
@@ -61,24 +75,17 @@ impl PortBlock {
     ///
     /// Where the lock folder cannot be used, or every block is taken.
     pub fn reserve() -> Result<Self> {
-        let folder = lock_folder();
-        fs::create_dir_all(&folder).with_context(|| format!("making the folder {}", folder.display()))?;
         // Where to begin looking differs between processes, so that they seldom try the same block.
         let offset = u16::try_from(process::id() % u32::from(BLOCKS)).unwrap_or_default();
         for step in 0..BLOCKS {
             let block = (offset + step) % BLOCKS;
-            let path = folder.join(format!("block-{block}.lock"));
-            let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-            let lock = lock.with_context(|| format!("opening {}", path.display()))?;
-            if lock.try_lock().is_err() {
-                continue;
-            }
+            let Some(lock) = claim(&format!("block-{block}"))? else { continue };
             let reserved = Self { first: FIRST_PORT + block * PORTS_PER_BLOCK, _lock: lock };
             if (1..=HOSTS_MAX).all(|host| reserved.addresses(host).are_free()) {
                 return Ok(reserved);
             }
         }
-        bail!("no free block of {PORTS_PER_BLOCK} ports from {FIRST_PORT} on; locks are in {}", folder.display())
+        bail!("no free block of {PORTS_PER_BLOCK} ports from {FIRST_PORT} on; locks are in {}", lock_folder().display())
     }
 
     /// The ports of host `id`, counted from 1 to [`HOSTS_MAX`].

@@ -57,7 +57,9 @@ async fn a_bad_call_is_refused_with_its_reason_on_every_host() -> Result<()> {
     let long_method = WriteCall { method: "m".repeat(100_000), ..good.clone() };
     let unknown_machine = WriteCall { machine: "elsewhere".to_owned(), ..good.clone() };
     let long_client = WriteCall { client_id: "c".repeat(65), request_id: 1, ..good.clone() };
-    let oversize = WriteCall { payload: vec![b'x'; 3 << 20].into(), ..good.clone() };
+    let oversize = WriteCall { payload: vec![b'x'; (2 << 20) + 1].into(), ..good.clone() };
+    // Far beyond the limit the host does not even take the message in; the transport refuses it.
+    let flood = WriteCall { payload: vec![b'x'; 32 << 20].into(), ..good.clone() };
     let wrong_text = WriteCall { payload: vec![0x0a, 0x02, 0xff, 0xfe].into(), ..good.clone() };
     let cases = [
         ("a malformed payload", malformed, &[Code::InvalidArgument][..]),
@@ -69,6 +71,7 @@ async fn a_bad_call_is_refused_with_its_reason_on_every_host() -> Result<()> {
         ("an unknown machine", unknown_machine, &[Code::NotFound, Code::InvalidArgument]),
         ("a long client id", long_client, &[Code::InvalidArgument]),
         ("a payload too large", oversize, &[Code::InvalidArgument]),
+        ("far too large a payload", flood, &[Code::InvalidArgument]),
     ];
     for (what, call, codes) in &cases {
         for (host, id) in cluster.clients().iter().zip(cluster.ids()) {

@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use telegraft_raft::{AppendTicket, ConfChangeV2, Entry, EntryKind, HardState, Index, Message, NodeId, Raft, Ready, Storage, Term};
+use telegraft_raft::{
+    AppendTicket, ConfChangeV2, Entry, EntryKind, HardState, Index, Message, NodeId, Raft, Ready, Storage, Term,
+};
 
 use crate::{
     pending::{Pending, Responder, WriteOutcome},
@@ -135,7 +137,9 @@ impl<S: Storage, R: Responder> Node<S, R> {
             Input::Persisted { count } => {
                 for _ in 0..count {
                     let Some(write) = self.writes.pop_front() else {
-                        return Err(NodeFault("the log reported a write as durable that was never handed to it".into()));
+                        return Err(NodeFault(
+                            "the log reported a write as durable that was never handed to it".into(),
+                        ));
                     };
                     self.release(write, ports);
                 }
@@ -190,10 +194,8 @@ impl<S: Storage, R: Responder> Node<S, R> {
     fn carry_out(&mut self, ready: Ready, ports: &mut impl Ports) -> Result<(), NodeFault> {
         ready.messages.into_iter().for_each(|message| ports.send(message));
 
-        let released = WriteUnderWay {
-            tickets: ready.append.into_iter().collect(),
-            messages: ready.messages_after_append,
-        };
+        let released =
+            WriteUnderWay { tickets: ready.append.into_iter().collect(), messages: ready.messages_after_append };
         self.unwritten = ready.hard_state.or(self.unwritten);
         if ready.must_sync || !ready.entries.is_empty() || ready.snapshot.is_some() {
             self.writes.push_back(released);

@@ -8,12 +8,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use telegraft_node::{
-    AppliedEntry, Input, Node, NodeConfig, Ports, Responder, Write, WriteOutcome,
-    ports::LogWrite,
-};
+use telegraft_node::{AppliedEntry, Input, Node, NodeConfig, Ports, Responder, Write, WriteOutcome, ports::LogWrite};
 use telegraft_raft::{
-    Config, ConfState, Entry, HardState, Index, Message, NodeId, Raft, Role, Snapshot, Storage, StorageError, Term,
+    ConfState, Config, Entry, HardState, Index, Message, NodeId, Raft, Role, Snapshot, Storage, StorageError, Term,
 };
 
 /// What is durable on one node.

@@ -173,7 +173,11 @@ impl SqliteMachine {
         let Err(rejection) = outcome else {
             return Err(MachineFault(format!("entry {} lost the transaction and succeeded", offender.index)));
         };
-        tracing::info!(index = offender.index, again = again.len(), "an entry cost the transaction; applying the batch again");
+        tracing::info!(
+            index = offender.index,
+            again = again.len(),
+            "an entry cost the transaction; applying the batch again"
+        );
         self.now = self.committed.clone();
         self.instance = None;
         self.completed.clear();
@@ -231,8 +235,7 @@ impl SqliteMachine {
         let session = match (command.client_id.as_str(), command.request_id) {
             ("", _) => None,
             (client, _) if client.len() > CLIENT_ID_BYTES_MAX => {
-                let message =
-                    format!("client_id has {} bytes, over the limit of {CLIENT_ID_BYTES_MAX}", client.len());
+                let message = format!("client_id has {} bytes, over the limit of {CLIENT_ID_BYTES_MAX}", client.len());
                 return Ok((refuse(Code::InvalidArgument, message), false));
             }
             (client, request) => Some((client, request, body_hash(&body))),

@@ -102,13 +102,20 @@ pub(crate) fn take_chunk(conn: &Connection, at: Index, chunk: &ModuleChunk) -> R
         return Err(invalid(format!("the part ends at byte {end}, beyond the module's size of {}", chunk.size)));
     }
     sql("a module's part", || {
-        conn.prepare_cached("INSERT INTO _telegraft_chunks VALUES (?1, ?2, ?3)")?
-            .execute(params![digest.0.as_slice(), received as i64, &*chunk.data])
+        conn.prepare_cached("INSERT INTO _telegraft_chunks VALUES (?1, ?2, ?3)")?.execute(params![
+            digest.0.as_slice(),
+            received as i64,
+            &*chunk.data
+        ])
     })?;
     if end < chunk.size {
         sql("an upload", || {
-            conn.prepare_cached("INSERT OR REPLACE INTO _telegraft_uploads VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![digest.0.as_slice(), chunk.size as i64, end as i64, at as i64])
+            conn.prepare_cached("INSERT OR REPLACE INTO _telegraft_uploads VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                digest.0.as_slice(),
+                chunk.size as i64,
+                end as i64,
+                at as i64
+            ])
         })?;
         return Ok(false);
     }

@@ -13,8 +13,8 @@
 use std::{path::Path, sync::Arc};
 
 use rusqlite::{
-    Connection, Error as SqlError, ErrorCode, OpenFlags, Row, Statement, StatementStatus, config::DbConfig, limits::Limit,
-    types::ValueRef,
+    Connection, Error as SqlError, ErrorCode, OpenFlags, Row, Statement, StatementStatus, config::DbConfig,
+    limits::Limit, types::ValueRef,
 };
 use telegraft_node::ports::{Code, MachineFault};
 
@@ -212,8 +212,7 @@ impl Database {
 
         sink.columns(&statement);
         let mut outcome = Ok(());
-        // From here to `end_steps` the count runs, from zero whatever this statement did before.
-        statement.reset_status(StatementStatus::VmStep);
+        // From here to `end_steps` the count runs. It begins at zero: it was reset when it was read the last time.
         self.policy.begin_steps(self.steps_left);
         let mut failed = None;
         {
@@ -322,7 +321,7 @@ struct Collected {
 
 impl Sink for Collected {
     fn columns(&mut self, statement: &Statement<'_>) {
-        self.rows.columns = statement.column_names().into_iter().map(str::to_owned).collect();
+        self.rows.columns = statement.column_names().map(str::to_owned).collect();
     }
 
     fn row(&mut self, row: &Row<'_>) -> Result<(), SqlEnd> {

@@ -83,7 +83,9 @@ impl TryFrom<&[u8]> for Digest {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadModule {
     /// Over the size limit.
-    #[error("the module has {size} bytes, over the limit of {max}; build it for release, strip it, or raise module_bytes_max")]
+    #[error(
+        "the module has {size} bytes, over the limit of {max}; build it for release, strip it, or raise module_bytes_max"
+    )]
     TooLarge {
         /// Bytes of the file.
         size: u64,

@@ -6,7 +6,7 @@
 //!    and host statements apart in the statement cache: every statement of the host contains `_telegraft_`.
 //! 2. **Authorizer.** What a statement does while it is compiled must be on the list below.
 //! 3. **Functions.** Every function that SQLite has registered and that is not on [`FUNCTIONS`] is replaced by one that
-//!    refuses, because defaults of columns are compiled without asking the authorizer.
+//!    refuses, so that nothing hangs on where in a schema SQLite asks the authorizer.
 //!
 //! Refused because replicas could differ: `random`, `randomblob`, all date and time functions (a guest takes the time
 //! from its context), `changes`, `total_changes`, `last_insert_rowid` (a connection's history), the mathematical
@@ -35,17 +35,99 @@ pub(crate) const STEPS_PER_TICK: i64 = 1000;
 
 /// Functions a guest may call: results depend on the arguments alone.
 const FUNCTIONS: &[&str] = &[
-    "->", "->>", "abs", "avg", "char", "coalesce", "concat", "concat_ws", "count", "cume_dist", "dense_rank",
-    "first_value", "format", "glob", "group_concat", "hex", "if", "ifnull", "iif", "instr", "json", "json_array",
-    "json_array_length", "json_error_position", "json_extract", "json_group_array", "json_group_object", "json_insert",
-    "json_array_insert", "jsonb_array_insert", "json_object", "json_patch", "json_pretty", "json_quote", "json_remove",
-    "json_replace", "json_set", "json_type", "json_valid", "jsonb", "jsonb_array", "jsonb_extract", "jsonb_group_array",
-    "jsonb_group_object", "jsonb_insert", "jsonb_object", "jsonb_patch", "jsonb_remove", "jsonb_replace", "jsonb_set",
-    "lag", "last_value", "lead", "length", "like", "likelihood", "likely", "lower", "ltrim", "max", "min", "nth_value",
-    "ntile", "nullif", "octet_length", "percent_rank", "printf", "quote", "rank", "replace", "round", "row_number",
-    "rtrim", "sign", "soundex", "string_agg", "substr", "substring", "sum", "total", "trim", "typeof", "unhex",
-    "unicode", "unistr", "unistr_quote", "unlikely", "upper", "zeroblob",
+    "->",
+    "->>",
+    "abs",
+    "avg",
+    "char",
+    "coalesce",
+    "concat",
+    "concat_ws",
+    "count",
+    "cume_dist",
+    "dense_rank",
+    "first_value",
+    "format",
+    "glob",
+    "group_concat",
+    "hex",
+    "if",
+    "ifnull",
+    "iif",
+    "instr",
+    "json",
+    "json_array",
+    "json_array_length",
+    "json_error_position",
+    "json_extract",
+    "json_group_array",
+    "json_group_object",
+    "json_insert",
+    "json_array_insert",
+    "jsonb_array_insert",
+    "json_object",
+    "json_patch",
+    "json_pretty",
+    "json_quote",
+    "json_remove",
+    "json_replace",
+    "json_set",
+    "json_type",
+    "json_valid",
+    "jsonb",
+    "jsonb_array",
+    "jsonb_extract",
+    "jsonb_group_array",
+    "jsonb_group_object",
+    "jsonb_insert",
+    "jsonb_object",
+    "jsonb_patch",
+    "jsonb_remove",
+    "jsonb_replace",
+    "jsonb_set",
+    "lag",
+    "last_value",
+    "lead",
+    "length",
+    "like",
+    "likelihood",
+    "likely",
+    "lower",
+    "ltrim",
+    "max",
+    "min",
+    "nth_value",
+    "ntile",
+    "nullif",
+    "octet_length",
+    "percent_rank",
+    "printf",
+    "quote",
+    "rank",
+    "replace",
+    "round",
+    "row_number",
+    "rtrim",
+    "sign",
+    "soundex",
+    "string_agg",
+    "substr",
+    "substring",
+    "sum",
+    "total",
+    "trim",
+    "typeof",
+    "unhex",
+    "unicode",
+    "unistr",
+    "unistr_quote",
+    "unlikely",
+    "upper",
+    "zeroblob",
 ];
+
+/// SQLite's names for the table of a schema.
+const SCHEMA_TABLES: &[&str] = &["sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema"];
 
 /// Table-valued functions a guest may read from.
 const TABLE_FUNCTIONS: &[&str] = &["json_each", "json_tree", "jsonb_each", "jsonb_tree"];
@@ -164,7 +246,19 @@ impl Policy {
         if read_only && writes {
             return self.deny("a query cannot write");
         }
-        if ctx.database_name.is_some_and(|name| !name.eq_ignore_ascii_case("main")) {
+        let database = match ctx.action {
+            // Here the usual place holds the column that is dropped.
+            AuthAction::AlterTable { database_name, .. } => Some(database_name),
+            _ => ctx.database_name,
+        };
+        if database.is_some_and(|name| !name.eq_ignore_ascii_case("main")) {
+            // ALTER TABLE … RENAME looks for triggers and views in the (always empty) temporary schema, which a guest cannot
+            // name itself.
+            if let AuthAction::Read { table_name: name, .. } | AuthAction::Update { table_name: name, .. } = ctx.action
+                && SCHEMA_TABLES.iter().any(|table| table.eq_ignore_ascii_case(name))
+            {
+                return Authorization::Allow;
+            }
             return self.deny("temporary and attached databases are not available to a module");
         }
         match ctx.action {
@@ -258,7 +352,8 @@ pub(crate) fn refuse_text(sql: &str) -> Option<&'static str> {
     while let Some(at) = bytes.get(from..).and_then(|rest| rest.iter().position(|b| *b == b'_')) {
         let at = from + at;
         from = at + 1;
-        let follows = |what: &[u8], at: usize| bytes.get(at..at + what.len()).is_some_and(|b| b.eq_ignore_ascii_case(what));
+        let follows =
+            |what: &[u8], at: usize| bytes.get(at..at + what.len()).is_some_and(|b| b.eq_ignore_ascii_case(what));
         if follows(RESERVED.as_bytes(), at) {
             return Some("names that begin with _telegraft_ are the host's");
         }
@@ -346,8 +441,41 @@ mod tests {
         ] {
             assert!(refuse_text(sql).is_some(), "{sql}");
         }
-        for sql in ["SELECT my_column FROM a_table", "DELETE FROM sqlite_sequence", "SELECT telegraft_", "_", "lite_x"] {
+        for sql in ["SELECT my_column FROM a_table", "DELETE FROM sqlite_sequence", "SELECT telegraft_", "_", "lite_x"]
+        {
             assert!(refuse_text(sql).is_none(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn the_authorizer_and_the_functions_refuse_each_by_itself() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        let policy = install(&mut conn).unwrap();
+        let run = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, Option<i64>>(0));
+        // For the host the authorizer allows everything, so here the replaced function answers.
+        for name in ["random()", "unixepoch()", "changes()", "last_insert_rowid()", "length(CURRENT_TIMESTAMP)"] {
+            assert!(run(&format!("SELECT {name}")).is_err(), "{name}");
+        }
+        assert_eq!(run("SELECT abs(-1)"), Ok(Some(1)));
+        policy.set_mode(Mode::Write);
+        let asked = |function_name: &'static str| {
+            let action = AuthAction::Function { function_name };
+            policy.authorize(&AuthContext { action, database_name: None, accessor: None })
+        };
+        assert_eq!(asked("RANDOM"), Authorization::Deny);
+        assert_eq!(asked("strftime"), Authorization::Deny);
+        assert_eq!(asked("Abs"), Authorization::Allow);
+        let table_name = "_telegraft_Meta";
+        for action in [
+            AuthAction::Read { table_name, column_name: "applied" },
+            AuthAction::Insert { table_name },
+            AuthAction::Delete { table_name },
+            AuthAction::Update { table_name, column_name: "applied" },
+            AuthAction::DropTable { table_name },
+            AuthAction::AlterTable { database_name: "main", table_name },
+        ] {
+            let context = AuthContext { action, database_name: Some("main"), accessor: None };
+            assert_eq!(policy.authorize(&context), Authorization::Deny, "{action:?}");
         }
     }
 }

@@ -38,6 +38,7 @@ struct Inner {
     sandbox: Sandbox,
     path: PathBuf,
     published: Arc<Published>,
+    #[allow(clippy::vec_box, reason = "a guest is lent the box, so the connection never moves")]
     idle: Mutex<Vec<Box<Database>>>,
 }
 
@@ -171,5 +172,49 @@ impl Queries for MachineReader {
         end(&database)?;
         self.give_back(database);
         Ok((meta.applied, outcome))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use telegraft_node::ports::Machine;
+    use telegraft_proto::internal::{Activate, Command, ModuleChunk, command::Body};
+    use telegraft_raft::{Entry, EntryKind};
+
+    use super::*;
+    use crate::{Digest, SandboxOptions, open};
+
+    /// Between the commit of an activation and its publication a reader sees the new data and the old module (here: none).
+    #[test]
+    fn a_read_waits_for_an_activation_that_is_committed_and_not_yet_published() {
+        let folder = tempfile::tempdir().unwrap();
+        let sandbox = Sandbox::new(SandboxOptions::new(folder.path().join("cache"))).unwrap();
+        let (mut machine, reader) = open(sandbox.clone(), folder.path()).unwrap();
+        let digest = bytes::Bytes::copy_from_slice(&Digest::of(telegraft_modules::KV).0);
+        let data = bytes::Bytes::from_static(telegraft_modules::KV);
+        let bodies = [
+            Body::ModuleChunk(ModuleChunk {
+                digest: digest.clone(),
+                size: data.len() as u64,
+                data,
+                ..Default::default()
+            }),
+            Body::Activate(Activate { digest, ..Default::default() }),
+        ];
+        for (body, index) in bodies.into_iter().zip(1..) {
+            let data = Command { body: Some(body), ..Default::default() }.encode_to_vec().into();
+            machine.apply(&[Entry { term: 1, index, kind: EntryKind::Normal, data }]).unwrap()[0].as_ref().unwrap();
+        }
+        let late = Arc::new(Published::default());
+        let waiting = MachineReader::new(sandbox, folder.path().join("machine.db"), Arc::clone(&late));
+        let (send, answered) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || send.send(waiting.query("no such method", b"").unwrap()).unwrap());
+        assert!(answered.recv_timeout(Duration::from_millis(300)).is_err(), "it answered without the module");
+        late.publish(2, reader.active().as_ref());
+        let (index, outcome) = answered.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!(index, 2);
+        assert_eq!(outcome.unwrap_err().code, telegraft_node::ports::Code::Unimplemented);
+        thread.join().unwrap();
     }
 }

@@ -230,8 +230,9 @@ pub(crate) fn describe(
     prepared: &Prepared,
     limits: Limits,
 ) -> Result<Result<(crate::guest::Description, Service), BadModule>, MachineFault> {
-    let described = Guest::instantiate(&prepared.pre, limits, label("module", "(describe)"), Some(engine::INSPECTION_FUEL))
-        .and_then(|mut guest| guest.describe());
+    let described =
+        Guest::instantiate(&prepared.pre, limits, label("module", "(describe)"), Some(engine::INSPECTION_FUEL))
+            .and_then(|mut guest| guest.describe());
     Ok(match described {
         Ok(description) => check_description(&description).map(|service| (description, service)),
         Err(Ended::Rejected(rejection)) => Err(BadModule::Undescribed(rejection.message)),

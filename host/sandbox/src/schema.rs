@@ -156,7 +156,8 @@ pub(crate) fn read_meta(conn: &Connection) -> Result<Meta, MachineFault> {
 
 /// Writes what moves with every batch.
 pub(crate) fn write_meta(conn: &Connection, meta: &Meta) -> Result<(), MachineFault> {
-    let sql = "UPDATE _telegraft_meta SET applied = ?1, time_us = ?2, entropy_high = ?3, entropy_low = ?4, activated = ?5";
+    let sql =
+        "UPDATE _telegraft_meta SET applied = ?1, time_us = ?2, entropy_high = ?3, entropy_low = ?4, activated = ?5";
     let (high, low) = meta.entropy;
     let params = [meta.applied as i64, meta.time_us as i64, high as i64, low as i64, meta.activated as i64];
     let write = || conn.prepare_cached(sql)?.execute(params);

@@ -139,10 +139,11 @@ impl Sessions {
             Ok(reply) => (REPLY, reply),
             Err(rejection) => (rejection.code as i32, rejection.message.as_bytes()),
         };
-        let write = || {
-            conn.prepare_cached("INSERT INTO _telegraft_sessions VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-                .execute(params![at as i64, client, request as i64, call.as_slice(), code, body])
-        };
+        let write =
+            || {
+                conn.prepare_cached("INSERT INTO _telegraft_sessions VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                    .execute(params![at as i64, client, request as i64, call.as_slice(), code, body])
+            };
         write().map_err(|e| fault("cannot write a session", &e))?;
         self.remember(at, client, request);
         Ok(())
@@ -170,9 +171,8 @@ impl Sessions {
             return Ok(());
         }
         self.pruned = through;
-        let delete = || {
-            conn.prepare_cached("DELETE FROM _telegraft_sessions WHERE at <= ?1")?.execute([through as i64])
-        };
+        let delete =
+            || conn.prepare_cached("DELETE FROM _telegraft_sessions WHERE at <= ?1")?.execute([through as i64]);
         delete().map(drop).map_err(|e| fault("cannot delete old sessions", &e))
     }
 

@@ -41,7 +41,9 @@ fn walk(conn: &Connection, meta: &Meta) -> rusqlite::Result<String> {
     rows(
         conn,
         &mut hasher,
-        &format!("SELECT at, client, request, call, code, body FROM _telegraft_sessions WHERE at > {oldest} ORDER BY at"),
+        &format!(
+            "SELECT at, client, request, call, code, body FROM _telegraft_sessions WHERE at > {oldest} ORDER BY at"
+        ),
     )?;
     for own in [
         "SELECT digest, size, received, touched FROM _telegraft_uploads ORDER BY digest",
@@ -71,11 +73,10 @@ fn table_walk(conn: &Connection, table: &str) -> rusqlite::Result<String> {
         let rows = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?;
         rows.collect::<Result<_, _>>()?
     };
-    let without_rowid: bool = conn.query_row(
-        "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1",
-        [table],
-        |row| row.get(0),
-    )?;
+    let without_rowid: bool =
+        conn.query_row("SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1", [table], |row| {
+            row.get(0)
+        })?;
     let all = columns.iter().map(|(name, _)| quote(name)).collect::<Vec<_>>().join(", ");
     let is_column = |name: &str| columns.iter().any(|(column, _)| column.eq_ignore_ascii_case(name));
     let rowid = ["rowid", "_rowid_", "oid"].into_iter().find(|name| !is_column(name));

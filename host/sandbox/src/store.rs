@@ -18,11 +18,7 @@ const LOG_LINE_BYTES_MAX: usize = 1 << 10;
 impl types::Host for GuestState {}
 
 impl store::Host for GuestState {
-    fn execute(
-        &mut self,
-        sql: String,
-        params: Vec<store::Value>,
-    ) -> wasmtime::Result<Result<u64, store::Error>> {
+    fn execute(&mut self, sql: String, params: Vec<store::Value>) -> wasmtime::Result<Result<u64, store::Error>> {
         let answer = match self.database.as_mut() {
             Some(database) => database.execute(&sql, &params),
             None => Err(no_store()),
@@ -30,11 +26,7 @@ impl store::Host for GuestState {
         self.settle(answer)
     }
 
-    fn query(
-        &mut self,
-        sql: String,
-        params: Vec<store::Value>,
-    ) -> wasmtime::Result<Result<store::Rows, store::Error>> {
+    fn query(&mut self, sql: String, params: Vec<store::Value>) -> wasmtime::Result<Result<store::Rows, store::Error>> {
         let answer = match self.database.as_mut() {
             Some(database) => database.query(&sql, &params),
             None => Err(no_store()),

@@ -1,1 +1,3 @@
-//! The simulator: whole nodes in a simulated world. It comes with the work on the core (issue "a Raft core that a skeptic can trust").
+//! Room for the simulator: whole nodes in a simulated world of one seed. Empty so far; see ARCHITECTURE.md.
+
+#![forbid(unsafe_code)]

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use telegraft_proto::v1::{GetStatus, HostStatus, MachineStatus, PeerStatus, Role as WireRole, cluster_server::Cluster};
+use telegraft_proto::v1::{
+    GetStatus, HostStatus, MachineStatus, PeerStatus, Role as WireRole, cluster_server::Cluster,
+};
 use telegraft_raft::Role;
 use telegraft_sandbox::MachineReader;
 use tonic::{Code, Request, Response, Status};

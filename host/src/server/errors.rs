@@ -80,7 +80,8 @@ pub fn status(code: Code, reason: Reason, applied: Applied, leader: &str, messag
 pub fn in_doubt(refused: Status) -> Status {
     match refused.get_details_error_info() {
         Some(info) if info.domain == DOMAIN && info.reason != Reason::Rejected.name() => {
-            let metadata: HashMap<_, _> = info.metadata.into_iter().chain([("applied".to_owned(), "unknown".to_owned())]).collect();
+            let metadata: HashMap<_, _> =
+                info.metadata.into_iter().chain([("applied".to_owned(), "unknown".to_owned())]).collect();
             let details = ErrorDetails::with_error_info(info.reason, DOMAIN, metadata);
             Status::with_error_details(refused.code(), refused.message(), details)
         }

@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use axum::{Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
+use axum::{
+    Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get,
+};
 use telegraft_raft::Role;
 
 use super::shared::Shared;
@@ -58,7 +60,12 @@ fn render(shared: &Shared) -> String {
         ("apply_lag", gauge, "Committed entries not applied yet.", shared.apply_lag()),
         ("entries_applied_total", counter, "Entries applied.", positions.entries_applied.load(Relaxed)),
         ("apply_batches_total", counter, "Transactions they came in.", positions.apply_batches.load(Relaxed)),
-        ("log_writes_total", counter, "Writes of the log, each for all that waited.", positions.log_writes.load(Relaxed)),
+        (
+            "log_writes_total",
+            counter,
+            "Writes of the log, each for all that waited.",
+            positions.log_writes.load(Relaxed),
+        ),
         ("pending_writes", gauge, "Writes that wait for their answers.", positions.pending.load(Relaxed)),
     ];
     let mut text = String::new();

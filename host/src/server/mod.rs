@@ -39,7 +39,7 @@ use telegraft_proto::{
     internal::peer_server::PeerServer,
     v1::{cluster_server::ClusterServer, modules_server::ModulesServer, telegraft_server::TelegraftServer},
 };
-use telegraft_raft::{Config, ConfState, HardState, Index, Raft, ReadOnly};
+use telegraft_raft::{ConfState, Config, HardState, Index, Raft, ReadOnly};
 use telegraft_sandbox::{MachineReader, Sandbox, SandboxOptions, SqliteMachine};
 use tokio::{
     net::TcpListener,
@@ -112,9 +112,9 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     };
 
     let (stop, stopped) = watch::channel(());
+    let peer_server = tokio::spawn(host.peer_server(peer_listener));
     let servers = [
         tokio::spawn(host.client_server(client_listener, stopped.clone())),
-        tokio::spawn(host.peer_server(peer_listener, stopped.clone())),
         tokio::spawn(host.http_server(http_listener, stopped)),
     ];
     tracing::info!(
@@ -136,8 +136,10 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         None => tracing::info!("stopping"),
         Some(fault) => tracing::error!(fault, "a fault stops this host"),
     }
+    // Calls under way may end; they need the peers for that, whose streams never end by themselves.
     drop(stop);
     let _ = tokio::time::timeout(STOP_GRACE, futures::future::join_all(servers)).await;
+    peer_server.abort();
     tokio::task::spawn_blocking(move || host.threads.stop()).await?;
     match fault {
         None => Ok(()),
@@ -214,11 +216,8 @@ impl Host {
         let payload_max = usize::try_from(self.shared.settings.requests.payload_bytes_max).unwrap_or(usize::MAX);
         // The payload's limit is checked, and explained, behind this one.
         let message_max = payload_max.saturating_mul(2).saturating_add(64 << 10);
-        let modules = ModulesService {
-            calls: self.calls.clone(),
-            sandbox: self.sandbox.clone(),
-            machine: self.machine.clone(),
-        };
+        let modules =
+            ModulesService { calls: self.calls.clone(), sandbox: self.sandbox.clone(), machine: self.machine.clone() };
         let cluster = ClusterService { shared: self.shared.clone(), machine: self.machine.clone() };
         let native = NativeService { calls: self.calls.clone(), machine: self.machine.clone() };
         let own = Routes::new(
@@ -231,7 +230,8 @@ impl Host {
         .add_service(health_service)
         .add_service(Reflection::<false>::new(self.machine.clone()))
         .add_service(Reflection::<true>::new(self.machine.clone()));
-        let routes = Routes::from(own.into_axum_router().fallback_service(native)).prepare();
+        let router = own.into_axum_router().fallback_service(native);
+        let routes = Routes::from(router.layer(axum::middleware::map_response(explain_oversize))).prepare();
         async move {
             Server::builder()
                 // A client that vanished without a word must not hold its connection for ever.
@@ -244,11 +244,7 @@ impl Host {
         }
     }
 
-    fn peer_server(
-        &self,
-        listener: TcpListener,
-        stopped: watch::Receiver<()>,
-    ) -> impl Future<Output = anyhow::Result<()>> + use<> {
+    fn peer_server(&self, listener: TcpListener) -> impl Future<Output = anyhow::Result<()>> + use<> {
         let service = PeerServer::new(self.peer_service.clone())
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(usize::MAX);
@@ -259,7 +255,7 @@ impl Host {
                 .http2_keepalive_interval(Some(Duration::from_secs(2)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(4)))
                 .add_service(service)
-                .serve_with_incoming_shutdown(incoming(listener), until(stopped))
+                .serve_with_incoming(incoming(listener))
                 .await
                 .context("the peers' server failed")
         }
@@ -272,12 +268,23 @@ impl Host {
     ) -> impl Future<Output = anyhow::Result<()>> + use<> {
         let router = http::router(self.shared.clone());
         async move {
-            axum::serve(listener, router)
-                .with_graceful_shutdown(until(stopped))
-                .await
-                .context("the HTTP server failed")
+            axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await.context("the HTTP server failed")
         }
     }
+}
+
+/// A message so large that it was not even read gets OUT_OF_RANGE from the transport; our clients know INVALID_ARGUMENT.
+async fn explain_oversize(response: axum::response::Response) -> axum::response::Response {
+    let says = |key, what: &str| {
+        response.headers().get(key).and_then(|value| value.to_str().ok()).is_some_and(|text| text.contains(what))
+    };
+    if !(says("grpc-status", "11") && says("grpc-message", "decoded%20message%20length%20too%20large")) {
+        return response;
+    }
+    errors::bad_call(
+        "the message is far larger than this host takes (requests.payload_bytes_max); nothing was read of it",
+    )
+    .into_http()
 }
 
 fn incoming(listener: TcpListener) -> TcpIncoming {
@@ -357,7 +364,8 @@ async fn report_health(mut health: tonic_health::server::HealthReporter, shared:
     let mut named: Vec<String> = Vec::new();
     let mut published = None;
     loop {
-        let serving = if http::not_ready(&shared).is_none() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let serving =
+            if http::not_ready(&shared).is_none() { ServingStatus::Serving } else { ServingStatus::NotServing };
         let mut names = vec![String::new(), "telegraft.v1.Telegraft".to_owned()];
         if let Some(active) = machine.active() {
             names.extend(active.descriptors.services().map(|service| service.full_name().to_owned()));

@@ -44,7 +44,13 @@ impl Modules for ModulesService {
             .await
             .map_err(|_| Status::internal("the check of the module panicked: this is a defect of Telegraft"))?
             .map_err(|bad| {
-                status(Code::FailedPrecondition, Reason::BadModule, Applied::No, "", format!("the module is refused: {bad}"))
+                status(
+                    Code::FailedPrecondition,
+                    Reason::BadModule,
+                    Applied::No,
+                    "",
+                    format!("the module is refused: {bad}"),
+                )
             })?;
 
         let mut uploaded = UploadedModule {
@@ -94,7 +100,8 @@ impl Modules for ModulesService {
         // The answer comes from the leader; this host says what was activated once it has done so itself.
         let mut applied = self.calls.shared.applied.subscribe();
         let _ = tokio::time::timeout_at(deadline.into(), applied.wait_for(|applied| *applied >= index)).await;
-        let module = self.records()?.into_iter().find(|record| record.digest == digest).map(|record| self.info(&record));
+        let module =
+            self.records()?.into_iter().find(|record| record.digest == digest).map(|record| self.info(&record));
         Ok(Response::new(ActivatedModule { module, index }))
     }
 
@@ -161,7 +168,9 @@ impl ModulesService {
         let refuse = |message| Err(status(Code::NotFound, Reason::NoModule, Applied::No, "", message));
         match found.as_slice() {
             [record] => Ok(record.digest),
-            [] => refuse(format!("no module's digest begins with `{text}`: `telegraft module list` shows those there are")),
+            [] => refuse(format!(
+                "no module's digest begins with `{text}`: `telegraft module list` shows those there are"
+            )),
             several => refuse(format!("{} modules' digests begin with `{text}`: give more digits", several.len())),
         }
     }

@@ -63,9 +63,7 @@ where
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let call = NativeCall { service: self.clone(), method };
         Box::pin(async move {
-            let mut grpc = Grpc::new(BytesCodec)
-                .max_decoding_message_size(limit)
-                .max_encoding_message_size(usize::MAX);
+            let mut grpc = Grpc::new(BytesCodec).max_decoding_message_size(limit).max_encoding_message_size(usize::MAX);
             Ok(grpc.unary(call, request).await)
         })
     }

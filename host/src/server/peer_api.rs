@@ -29,7 +29,10 @@ impl Peer for PeerService {
 
     type ForwardStream = forward::Replies;
 
-    async fn forward(&self, request: Request<Streaming<ForwardRequest>>) -> Result<Response<Self::ForwardStream>, Status> {
+    async fn forward(
+        &self,
+        request: Request<Streaming<ForwardRequest>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
         peers::identify(request.metadata(), &self.shared)?;
         Ok(Response::new(forward::serve(self.writes.clone(), request.into_inner())))
     }

@@ -83,11 +83,7 @@ impl Shared {
         addresses.sort_by_key(|host| host.id);
         let peers = addresses
             .into_iter()
-            .map(|address| PeerState {
-                address,
-                connected: AtomicBool::new(false),
-                match_index: AtomicU64::new(0),
-            })
+            .map(|address| PeerState { address, connected: AtomicBool::new(false), match_index: AtomicU64::new(0) })
             .collect();
         Arc::new(Self {
             settings,

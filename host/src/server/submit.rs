@@ -81,7 +81,9 @@ impl Writes {
                 },
             };
             match attempt {
-                Attempt::Answered(answer) if perhaps_applied == Applied::Unknown => return answer.map_err(errors::in_doubt),
+                Attempt::Answered(answer) if perhaps_applied == Applied::Unknown => {
+                    return answer.map_err(errors::in_doubt);
+                }
                 Attempt::Answered(answer) => return answer,
                 Attempt::NotApplied => {}
                 Attempt::Unknown(_) if has_session => perhaps_applied = Applied::Unknown,

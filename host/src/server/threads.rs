@@ -148,9 +148,8 @@ impl Threads {
         let log_shared = shared.clone();
         handles.push(spawn("log", faults.clone(), move || log_loop(writer, &log_inbox, &log_done, &log_shared))?);
         let apply_shared = shared.clone();
-        handles.push(spawn("apply", faults.clone(), move || {
-            apply_loop(machine, &machine_inbox, &done, &apply_shared)
-        })?);
+        handles
+            .push(spawn("apply", faults.clone(), move || apply_loop(machine, &machine_inbox, &done, &apply_shared))?);
         let turn = Turn {
             node,
             shared,

@@ -96,3 +96,100 @@ fn entry_kind_from_wire(kind: u32) -> Option<EntryKind> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::{collection::vec, prelude::*};
+    use prost::Message as _;
+
+    use super::*;
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        (any::<u64>(), any::<u64>(), 0..3_u32, vec(any::<u8>(), 0..64)).prop_map(|(term, index, kind, data)| Entry {
+            term,
+            index,
+            kind: entry_kind_from_wire(kind).unwrap(),
+            data: data.into(),
+        })
+    }
+
+    fn snapshot() -> impl Strategy<Value = Box<Snapshot>> {
+        (
+            any::<u64>(),
+            any::<u64>(),
+            vec(any::<u64>(), 0..4),
+            vec(any::<u64>(), 0..4),
+            any::<bool>(),
+            vec(any::<u8>(), 0..64),
+        )
+            .prop_map(|(index, term, voters, learners, auto_leave, data)| {
+                let conf_state = ConfState {
+                    voters_outgoing: learners.clone(),
+                    learners_next: voters.clone(),
+                    voters,
+                    learners,
+                    auto_leave,
+                };
+                Box::new(Snapshot { meta: SnapshotMeta { conf_state, index, term }, data: data.into() })
+            })
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let kinds: Vec<_> = (0..64).filter_map(MessageKind::from_wire).collect();
+        assert!(kinds.len() > 5, "the kinds that travel");
+        let numbers =
+            (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+        let rest = (
+            vec(entry(), 0..4),
+            proptest::option::of(snapshot()),
+            any::<bool>(),
+            any::<u64>(),
+            vec(any::<u8>(), 0..16),
+        );
+        (proptest::sample::select(kinds), numbers, rest).prop_map(|(kind, numbers, rest)| {
+            let (from, to, term, log_term, index, commit, vote) = numbers;
+            let (entries, snapshot, reject, reject_hint, context) = rest;
+            let context = Bytes::from(context);
+            Message {
+                kind,
+                from,
+                to,
+                term,
+                log_term,
+                index,
+                entries,
+                commit,
+                vote,
+                snapshot,
+                reject,
+                reject_hint,
+                context,
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_comes_back_from_the_wire_as_it_was(message in message()) {
+            let bytes = to_wire(message.clone()).encode_to_vec();
+            let back = from_wire(pb::RaftMessage::decode(&*bytes).unwrap());
+            prop_assert_eq!(back, Some(message));
+        }
+
+        #[test]
+        fn whatever_bytes_come_from_a_peer_are_read_or_refused(bytes in vec(any::<u8>(), 0..256)) {
+            if let Ok(message) = pb::RaftMessage::decode(&*bytes) {
+                let _ = from_wire(message);
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_is_refused() {
+        assert_eq!(from_wire(pb::RaftMessage { kind: 4_000_000_000, ..pb::RaftMessage::default() }), None);
+        let entries = vec![pb::RaftEntry { kind: 3, ..pb::RaftEntry::default() }];
+        let kind = (0..64).find(|kind| MessageKind::from_wire(*kind).is_some()).unwrap();
+        assert_eq!(from_wire(pb::RaftMessage { kind, entries, ..pb::RaftMessage::default() }), None);
+    }
+}

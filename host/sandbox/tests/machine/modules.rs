@@ -1,10 +1,10 @@
 //! Inspection, upload in parts, activation, swapping, and the cache of compiled modules.
 
+use prost::Message;
 use prost_types::{
     DescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, MethodOptions,
     ServiceDescriptorProto, method_options::IdempotencyLevel,
 };
-use prost::Message;
 use telegraft_node::ports::Code;
 use telegraft_sandbox::{BadModule, Digest, Sandbox, SandboxOptions, UPLOADS_MAX, WORLD};
 
@@ -76,7 +76,10 @@ fn bad_files_are_refused_with_the_reason() {
         (b"(component)".to_vec(), "WebAssembly text"),
         (PROBE.core(), "core Wasm module, not a component"),
         (truncated, "not valid"),
-        (foreign("wasi:clocks/wall-clock@0.2.0"), "wasi:clocks/wall-clock@0.2.0, which is not offered to state machines; the time"),
+        (
+            foreign("wasi:clocks/wall-clock@0.2.0"),
+            "wasi:clocks/wall-clock@0.2.0, which is not offered to state machines; the time",
+        ),
         (foreign("wasi:cli/environment@0.2.0"), "wasm32-unknown-unknown"),
         (foreign("telegraft:machine/store@0.9.0"), "another version of the contract"),
         (foreign("who:knows/what"), "may import telegraft:machine/types@0.1.0"),
@@ -187,16 +190,25 @@ fn the_upload_that_waited_longest_gives_way() {
     // The first moves on, so the second is the one that waited longest.
     rig.one(chunk(&modules[0], 100, 200)).unwrap();
     rig.one(chunk(&modules[UPLOADS_MAX], 0, 100)).unwrap();
-    let outcomes: Vec<bool> =
-        modules.iter().enumerate().map(|(i, m)| rig.one(chunk(m, if i == 0 { 200 } else { 100 }, m.len())).is_ok()).collect();
+    let outcomes: Vec<bool> = modules
+        .iter()
+        .enumerate()
+        .map(|(i, m)| rig.one(chunk(m, if i == 0 { 200 } else { 100 }, m.len())).is_ok())
+        .collect();
     assert_eq!(outcomes, [true, false, true, true, true]);
 }
 
 #[test]
 fn init_runs_for_a_new_name_and_for_a_risen_schema_and_not_else() {
     let probe = |name, version, schema| {
-        Probe { name, version, schema, init: ["CREATE TABLE IF NOT EXISTS inits(v)", "INSERT INTO inits VALUES (?1)"], ..PROBE }
-            .build()
+        Probe {
+            name,
+            version,
+            schema,
+            init: ["CREATE TABLE IF NOT EXISTS inits(v)", "INSERT INTO inits VALUES (?1)"],
+            ..PROBE
+        }
+        .build()
     };
     let mut rig = Rig::empty();
     let inits = |rig: &Rig| rig.text("SELECT group_concat(coalesce(v, 'none'), ' ') FROM inits");
@@ -227,7 +239,10 @@ fn a_failed_init_leaves_the_old_module_and_its_data() {
     for (probe, words) in [
         (Probe { schema: 2, init: ["DELETE FROM t", "no statement"], ..PROBE }, "syntax error"),
         (Probe { schema: 3, init: ["DROP TABLE t", ""], init_text: "(unreachable)", ..PROBE }, "trapped"),
-        (Probe { schema: 4, init: ["UPDATE OR ROLLBACK t SET k = 1 WHERE v = 'two'", ""], ..PROBE }, "rolled the whole"),
+        (
+            Probe { schema: 4, init: ["UPDATE OR ROLLBACK t SET k = 1 WHERE v = 'two'", ""], ..PROBE },
+            "rolled the whole",
+        ),
     ] {
         rig.one(call("ignore", "INSERT OR IGNORE INTO t VALUES (2, 'two')")).unwrap();
         let module = probe.build();
@@ -261,7 +276,10 @@ fn activation_in_a_batch_and_readers_learn_of_it() {
     assert_eq!(active.is_query("p.v1.P/None"), None);
     assert!(active.descriptors.get_service_by_name("p.v1.P").is_some());
     let listed = rig.reader.modules().unwrap();
-    assert_eq!(listed.iter().map(|m| (m.version.as_str(), m.active)).collect::<Vec<_>>(), [("1.0.0", false), ("2", true)]);
+    assert_eq!(
+        listed.iter().map(|m| (m.version.as_str(), m.active)).collect::<Vec<_>>(),
+        [("1.0.0", false), ("2", true)]
+    );
     // All of that from the tables.
     let rig = rig.reopen();
     let again = rig.reader.active().unwrap();
@@ -311,11 +329,12 @@ fn a_damaged_compiled_module_is_compiled_again() {
     let mut flipped = good.clone();
     flipped[good.len() / 2] ^= 1;
     for damaged in [flipped, good[..good.len() / 2].to_vec(), Vec::new(), b"TGCWASM1 junk".to_vec()] {
-        std::fs::write(file(), damaged).unwrap();
+        std::fs::write(file(), &damaged).unwrap();
         assert_eq!(inspect(), found);
         // Whole again.
         let again = std::fs::read(file()).unwrap();
         assert_eq!(again.len(), good.len());
+        assert!(again != damaged, "a damaged file was used");
     }
     // And a sound file is used: a module that is only in the cache needs no compiler.
     let before = std::fs::metadata(file()).unwrap().modified().unwrap();

@@ -11,6 +11,7 @@
   ;; 0x100: where the store answers; 0x200: where exports answer; 0x300: one parameter; 0x380: eight bytes of reply
   (data (i32.const 0x400) "own failure")
   (data (i32.const 0x480) "a line for the log")
+  (data (i32.const 0x500) "CREATE TABLE undone(x)")
   (data (i32.const 0x1000) "{name}")
   (data (i32.const 0x1100) "{version}")
   (data (i32.const 0x2000) "{init_first}")
@@ -118,6 +119,9 @@
       (then
         (drop (memory.grow (i32.const 100)))
         (return (call $ok (i32.const 0) (i32.const 6000000)))))
+    ;; 4: more memory than 32 bits can address; the reply is what the instruction says
+    (if (i32.eq (local.get $letter) (i32.const 52)) ;; 4
+      (then (return (call $ok_number (i64.extend_i32_s (memory.grow (i32.const 65536)))))))
     ;; wild: an answer outside of the memory
     (if (i32.eq (local.get $letter) (i32.const 119)) ;; w
       (then (return (call $ok (i32.const 0x7fff0000) (i32.const 100)))))
@@ -135,6 +139,13 @@
           (i32.load (i32.add (local.get $value) (i32.const 8)))
           (i32.load (i32.add (local.get $value) (i32.const 12)))))))
 
+    ;; ddl: changes the schema, queries, and refuses
+    (if (i32.eq (local.get $letter) (i32.const 100)) ;; d
+      (then
+        (call $run (i32.const 0x500) (i32.const 22))
+        (if (i32.load8_u (i32.const 0x100)) (then (return (call $store_failure (i32.const 0x108)))))
+        (call $query (local.get $sql) (local.get $len) (i32.const 0x300) (i32.const 0) (i32.const 0x100))
+        (return (call $failure (i32.const 2) (i32.const 0x400) (i32.const 11)))))
     ;; all others begin by executing the payload
     (call $run (local.get $sql) (local.get $len))
     ;; twice: once more

@@ -46,7 +46,7 @@ fn a_query_fails_alone_and_within_its_budgets() {
         ("grow", "SELECT 1", "memory budget"),
         ("q", "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n", "steps"),
         ("fail", "SELECT 1", "own failure"),
-        ("q", "SELECT nothing", "no such column"),
+        ("q", "SELECT neither", "no such column"),
     ] {
         let (_, outcome) = rig.reader.query(method, sql.as_bytes()).unwrap();
         assert!(message(&outcome).contains(words), "{method}: {outcome:?}");
@@ -120,7 +120,8 @@ fn folders_and_files_that_cannot_be_used_are_faults_that_say_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("machine.db");
     let opened = || open(sandbox(), folder.path()).err().map(|fault| fault.0).unwrap_or_default();
-    std::fs::write(&file, b"this is no database, but it is long enough to look like one at first glance".repeat(100)).unwrap();
+    std::fs::write(&file, b"this is no database, but it is long enough to look like one at first glance".repeat(100))
+        .unwrap();
     assert!(opened().contains("move machine.db"), "{}", opened());
     std::fs::remove_file(&file).unwrap();
     rusqlite::Connection::open(&file).unwrap().execute_batch("CREATE TABLE theirs(x)").unwrap();

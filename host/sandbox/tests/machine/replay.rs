@@ -131,6 +131,7 @@ fn twins_have_one_digest_and_different_data_has_another() {
         let mut rig = Rig::probe();
         rig.one(call("exec", "CREATE TABLE w(a, b, PRIMARY KEY (b, a)) WITHOUT ROWID")).unwrap();
         rig.one(call("exec", "CREATE TABLE odd(rowid TEXT, _rowid_, oid, \"select\")")).unwrap();
+        rig.one(call("exec", "CREATE TABLE implicit(x)")).unwrap();
         rig.one(call("exec", "INSERT INTO odd VALUES ('x', 1, 2.5, x'00')")).unwrap();
         rig.one(call("exec", "INSERT INTO w VALUES (2, 1), (1, 2)")).unwrap();
         rig.one(call("ignore", last)).unwrap();
@@ -146,6 +147,8 @@ fn twins_have_one_digest_and_different_data_has_another() {
         "INSERT INTO t VALUES (1, NULL)",
         "INSERT INTO t VALUES (2, NULL)",
         "INSERT INTO t VALUES (1, '')",
+        "INSERT INTO implicit(rowid, x) VALUES (1, 'x')",
+        "INSERT INTO implicit(rowid, x) VALUES (2, 'x')",
     ]
     .into_iter()
     .map(run)

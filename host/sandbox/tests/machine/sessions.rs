@@ -117,9 +117,9 @@ fn an_answer_is_forgotten_after_so_many_entries() {
         if restart {
             rig = rig.reopen();
         }
-        // Exactly one entry too late for the first, just in time for the second.
-        rig.request("c", 1, "exec", INSERT).unwrap();
+        // Just in time for the second, too late for the first.
         rig.request("c", 2, "exec", INSERT).unwrap();
+        rig.request("c", 1, "exec", INSERT).unwrap();
         (rig.number("SELECT count(*) FROM t"), rig.digest())
     };
     let (rows, digest) = run(10_000, false);

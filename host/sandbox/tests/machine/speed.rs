@@ -17,7 +17,10 @@ fn speed() {
     for reuse in [false, true] {
         for session in [false, true] {
             for batch in [1, 32, 256] {
-                println!("reuse {reuse:5}, session {session:5}, batch {batch:3}: {:6.1} µs an entry", send(reuse, session, batch));
+                println!(
+                    "reuse {reuse:5}, session {session:5}, batch {batch:3}: {:6.1} µs an entry",
+                    send(reuse, session, batch)
+                );
             }
         }
     }

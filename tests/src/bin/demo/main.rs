@@ -8,13 +8,13 @@ mod chatting;
 mod stage;
 mod swapping;
 
-use std::{process::ExitCode, time::Instant};
+use std::{fs::File, process::ExitCode, time::Instant};
 
 use anyhow::{Context, Result};
 use telegraft_tests::{
     cluster::{Cluster, Plan},
     host,
-    ports::Addresses,
+    ports::{Addresses, claim},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -84,7 +84,7 @@ async fn story(stage: &Stage, check: bool) -> Result<()> {
     stage.title("Telegraft: replicated state machines as WebAssembly components");
     stage.say(&format!("The binary is {}.", stage::shown(&host::binary()?)));
 
-    let mut cluster = begin(stage).await?;
+    let (mut cluster, _claimed) = begin(stage).await?;
     let outcome = async {
         let alice = chatting::show(stage, &mut cluster).await?;
         swapping::show(stage).await?;
@@ -108,11 +108,13 @@ async fn story(stage: &Stage, check: bool) -> Result<()> {
     Ok(())
 }
 
-/// Three hosts, on the usual ports where they are free.
-async fn begin(stage: &Stage) -> Result<Cluster> {
+/// Three hosts, on the usual ports where they are free, and what keeps another demo off those.
+async fn begin(stage: &Stage) -> Result<(Cluster, Option<File>)> {
     stage.act("Three hosts start");
     let usual: Vec<Addresses> = PORTS.into_iter().map(Addresses::from_port).collect();
-    let free = usual.iter().all(Addresses::are_free);
+    // Two demos at once: the second takes other ports, even if the first does not listen yet.
+    let claimed = claim("usual")?;
+    let free = claimed.is_some() && usual.iter().all(Addresses::are_free);
     if !free {
         stage.say(&format!("Something else listens on one of the usual ports ({PORTS:?} and the two after each), so the demo takes others."));
     }
@@ -128,7 +130,7 @@ async fn begin(stage: &Stage) -> Result<Cluster> {
     stage.say(&format!("Their data is in {}.", cluster.folder()?.display()));
     let leader = cluster.wait_for_leader().await?;
     stage.good(&format!("host {} leads in term {}, {}", leader.id, leader.term, stage::after(begun)));
-    Ok(cluster)
+    Ok((cluster, claimed))
 }
 
 /// Where the cluster is, and what to try.
