@@ -68,6 +68,9 @@ pub struct NodeConfig {
     pub pending_writes_max: usize,
 }
 
+/// Bytes of writes that are proposed together; a larger one goes alone.
+const PROPOSAL_BYTES: usize = 1 << 20;
+
 /// The node cannot go on; the process stops.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("node: {0}")]
@@ -169,10 +172,21 @@ impl<S: Storage, R: Responder> Node<S, R> {
                 write.responder.respond(WriteOutcome::Overloaded);
             }
         }
-        if self.proposals.is_empty() {
-            return;
+        while !self.proposals.is_empty() {
+            self.propose_some();
         }
-        let (data, responders): (Vec<_>, Vec<_>) = self.proposals.drain(..).map(|w| (w.data, w.responder)).unzip();
+    }
+
+    /// Proposes the oldest of the collected writes together: as many as fit one message, so that a refusal for want of
+    /// room strikes no more than those.
+    fn propose_some(&mut self) {
+        let mut bytes = 0;
+        let fit = self.proposals.iter().take_while(|write| {
+            bytes += write.data.len();
+            bytes <= PROPOSAL_BYTES
+        });
+        let count = fit.count().max(1);
+        let (data, responders): (Vec<_>, Vec<_>) = self.proposals.drain(..count).map(|w| (w.data, w.responder)).unzip();
         match self.raft.propose(data) {
             Ok(first) => {
                 let term = self.raft.term();

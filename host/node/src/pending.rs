@@ -1,7 +1,7 @@
 //! The writes whose answers are awaited: which client waits for which log entry. Owns the rule that decides, for a
 //! proposed entry, between "applied", "certainly not applied" and "not known yet".
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use telegraft_raft::{Index, NodeId, Term};
 
@@ -22,8 +22,10 @@ pub enum WriteOutcome {
         /// Who does, 0 where unknown.
         leader: NodeId,
     },
-    /// Another leader's entry took its place: it was certainly not applied.
+    /// Another entry was committed in its place: it was certainly not applied.
     Replaced,
+    /// It was proposed, and what became of it can no longer be known here.
+    Unknown,
     /// Too many writes are under way on this node; nothing was proposed.
     Overloaded,
 }
@@ -34,41 +36,44 @@ pub trait Responder {
     fn respond(self, outcome: WriteOutcome);
 }
 
-/// Writes that this node proposed as leader, in the order of their indices.
+/// Writes that this node proposed as leader, by index and term.
+///
+/// Two may wait at one index: proposed in different terms of this node's leadership. Which of them holds the place is not
+/// known before the index is applied: the log of a newer leader may overwrite the newer entry and bring the older one back
+/// (Raft, figure 8). So nobody is told "replaced" before something is applied there.
 pub(crate) struct Pending<R> {
-    waiting: VecDeque<(Index, Term, R)>,
+    waiting: BTreeMap<(Index, Term), R>,
 }
 
 impl<R: Responder> Pending<R> {
     pub(crate) fn new() -> Self {
-        Self { waiting: VecDeque::new() }
+        Self { waiting: BTreeMap::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Notes that the entry `index` of `term` was proposed for `responder`. What waited at this index or later was
-    /// proposed in an earlier term, and the log now holds something else there.
+    /// Notes that the entry `index` of `term` was proposed for `responder`.
     pub(crate) fn add(&mut self, index: Index, term: Term, responder: R) {
-        while self.waiting.back().is_some_and(|(waiting, ..)| *waiting >= index) {
-            if let Some((.., replaced)) = self.waiting.pop_back() {
-                replaced.respond(WriteOutcome::Replaced);
-            }
-        }
-        self.waiting.push_back((index, term, responder));
+        self.waiting.insert((index, term), responder);
     }
 
-    /// Answers whoever waits for the entry that was applied at `index`. A write proposed at this index in another term
-    /// lost its place; so did, by log matching, any that waits at an earlier index.
+    /// Answers whoever waits at `index`, where an entry of `term` was applied: it, or that it was replaced. Who still
+    /// waits at an earlier index waits for an entry that was passed over (by a snapshot): nobody can say any more.
     pub(crate) fn applied(&mut self, index: Index, term: Term, outcome: Outcome) {
-        while self.waiting.front().is_some_and(|(waiting, ..)| *waiting <= index) {
-            let Some((waiting_index, waiting_term, responder)) = self.waiting.pop_front() else { return };
-            if waiting_index == index && waiting_term == term {
-                responder.respond(WriteOutcome::Applied { index, outcome });
+        let mut outcome = Some(outcome);
+        while let Some(first) = self.waiting.first_entry() {
+            let (waiting_index, waiting_term) = *first.key();
+            if waiting_index > index {
                 return;
             }
-            responder.respond(WriteOutcome::Replaced);
+            let responder = first.remove();
+            responder.respond(match outcome.take_if(|_| (waiting_index, waiting_term) == (index, term)) {
+                Some(outcome) => WriteOutcome::Applied { index, outcome },
+                None if waiting_index == index => WriteOutcome::Replaced,
+                None => WriteOutcome::Unknown,
+            });
         }
     }
 }
@@ -115,21 +120,27 @@ mod tests {
     }
 
     #[test]
-    fn leading_again_at_a_lower_index_replaces_what_waited_there() {
+    fn of_two_writes_at_one_index_the_applied_one_wins_whichever_came_first() {
+        for (term, winner) in [(2, 1), (4, 2)] {
+            let answers = Answers::default();
+            let mut pending = Pending::new();
+            pending.add(6, 2, Note(1, answers.clone()));
+            pending.add(6, 4, Note(2, answers.clone()));
+            assert!(answers.borrow().is_empty(), "nothing is decided before something is applied at the index");
+            pending.applied(6, term, ok());
+            let mut answers = answers.borrow().clone();
+            answers.sort_by_key(|(number, _)| *number != winner);
+            assert_eq!(answers[0], (winner, WriteOutcome::Applied { index: 6, outcome: ok() }));
+            assert_eq!(answers[1].1, WriteOutcome::Replaced);
+        }
+    }
+
+    #[test]
+    fn a_write_that_was_passed_over_is_in_doubt() {
         let answers = Answers::default();
         let mut pending = Pending::new();
         pending.add(5, 2, Note(1, answers.clone()));
-        pending.add(6, 2, Note(2, answers.clone()));
-        pending.add(6, 4, Note(3, answers.clone()));
-        assert_eq!(*answers.borrow(), [(2, WriteOutcome::Replaced)]);
-        pending.applied(5, 2, ok());
-        pending.applied(6, 4, ok());
-        assert_eq!(
-            answers.borrow()[1..],
-            [
-                (1, WriteOutcome::Applied { index: 5, outcome: ok() }),
-                (3, WriteOutcome::Applied { index: 6, outcome: ok() })
-            ]
-        );
+        pending.applied(9, 3, ok());
+        assert_eq!(*answers.borrow(), [(1, WriteOutcome::Unknown)]);
     }
 }

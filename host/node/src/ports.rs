@@ -68,7 +68,7 @@ pub enum Code {
     Unimplemented = 12,
     /// The guest's own defect, as it says.
     Internal = 13,
-    /// The state is damaged.
+    /// The command was applied, by an earlier request of the same session; its answer was too long to be kept.
     DataLoss = 15,
     /// Who are you?
     Unauthenticated = 16,

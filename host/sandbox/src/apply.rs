@@ -347,9 +347,9 @@ impl SqliteMachine {
             return Err(rejection(Code::NotFound, message).into());
         };
         let prepared =
-            self.sandbox.prepare(&digest, || catalog::bytes(conn, &digest))?.map_err(|bad| unusable(&digest, &bad))?;
+            self.sandbox.prepare(&digest, || catalog::bytes(conn, &digest))?.map_err(|bad| unusable(&digest, bad))?;
         // From here on the module's own words count: what came with its parts was another host's.
-        let (description, service) = describe(&prepared, limits)?.map_err(|bad| unusable(&digest, &bad))?;
+        let (description, service) = describe(&prepared, limits)?.map_err(|bad| unusable(&digest, bad))?;
         record.name = description.name;
         record.version = description.version;
         record.schema = description.schema;
@@ -412,16 +412,22 @@ pub(crate) fn context(meta: &Meta) -> Context {
     Context { index: meta.applied, time_us: meta.time_us, entropy: meta.entropy }
 }
 
-/// A rejection in words that are the same on every host: not the engine's own.
-fn unusable(digest: &Digest, bad: &BadModule) -> Rejection {
-    tracing::warn!(%digest, %bad, "a module cannot be activated");
-    let why = match bad {
+/// Why a module cannot be activated. What its bytes alone decide is a rejection, in words that are the same on every host.
+/// Where the engine does not take sound bytes, this host is the odd one (out of memory, say): it stops rather than stay
+/// with the old module while the others swap.
+fn unusable(digest: &Digest, bad: BadModule) -> Ended {
+    match bad {
+        BadModule::NotChecked(_) => MachineFault(format!(
+            "module {digest} cannot be activated here, though its bytes are sound: {bad}. Is this host out of memory?"
+        ))
+        .into(),
         BadModule::Invalid(_) | BadModule::WrongTypes(_) => {
-            "it is no valid component for this version of the host; inspect the file for the details".to_owned()
+            tracing::warn!(%digest, %bad, "a module cannot be activated");
+            let why = "it is no valid component for this version of the host; inspect the file for the details";
+            rejection(Code::FailedPrecondition, format!("module {digest} cannot be activated: {why}")).into()
         }
-        bad => bad.to_string(),
-    };
-    rejection(Code::FailedPrecondition, format!("module {digest} cannot be activated: {why}"))
+        bad => rejection(Code::FailedPrecondition, format!("module {digest} cannot be activated: {bad}")).into(),
+    }
 }
 
 /// What a request asks for, without its stamps: a retry carries others.

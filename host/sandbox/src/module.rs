@@ -27,6 +27,9 @@ const LABEL_BYTES_MAX: usize = 64;
 /// Bytes of a module's service descriptors.
 const SERVICE_BYTES_MAX: usize = 1 << 20;
 
+/// Packages of services that every host serves itself.
+const HOSTS_OWN: [&str; 2] = ["telegraft.", "grpc."];
+
 /// Bytes of an engine's error text that are kept.
 const DETAIL_BYTES_MAX: usize = 1 << 10;
 
@@ -263,6 +266,12 @@ pub(crate) fn decode_service(bytes: &[u8]) -> Result<Service, BadModule> {
     })?;
     let mut methods = Vec::new();
     for service in pool.services() {
+        if let Some(prefix) = HOSTS_OWN.iter().find(|prefix| service.full_name().starts_with(**prefix)) {
+            return Err(BadModule::BadDescription(format!(
+                "its service {} is in the package {prefix}*, which is the host's own; choose another package",
+                service.full_name()
+            )));
+        }
         for method in service.methods() {
             let name = format!("{}/{}", service.full_name(), method.name());
             if method.is_client_streaming() || method.is_server_streaming() {

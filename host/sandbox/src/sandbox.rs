@@ -210,7 +210,14 @@ impl Sandbox {
 
     fn compile(&self, bytes: &[u8]) -> Result<Component, BadModule> {
         check_preamble(bytes)?;
-        Component::from_binary(&self.inner.engine, bytes).map_err(|e| BadModule::Invalid(short(&format!("{e:#}"))))
+        Component::from_binary(&self.inner.engine, bytes).map_err(|e| {
+            let why = short(&format!("{e:#}"));
+            // The validator looks at the bytes alone; what it takes and the engine does not is this host's own trouble.
+            match wasmparser::Validator::new().validate_all(bytes) {
+                Ok(_) => BadModule::NotChecked(format!("the engine does not compile it: {why}")),
+                Err(_) => BadModule::Invalid(why),
+            }
+        })
     }
 
     fn link(&self, component: &Component) -> Result<Prepared, BadModule> {

@@ -111,8 +111,9 @@ impl Sessions {
         }
         Ok(Some(match code {
             REPLY => Ok(Bytes::from(body)),
+            // A code that no guest can choose, so that the server knows: the request was applied.
             NOT_KEPT => Err(rejection(
-                Code::AlreadyExists,
+                Code::DataLoss,
                 format!(
                     "request {request} of client {client:?} was applied at index {first}; its answer was too long to be kept"
                 ),

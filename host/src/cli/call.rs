@@ -46,11 +46,11 @@ pub struct Raw {
 #[derive(Args, Debug)]
 pub struct Session {
     /// Session: with it and --request-id a retry is applied once and answered as the first time
-    #[arg(long, value_name = "NAME", value_parser = client_id)]
+    #[arg(long, value_name = "NAME", requires = "request_id", value_parser = client_id)]
     client_id: Option<String>,
     /// Number of the request, unique for the client
-    #[arg(long, value_name = "N", requires = "client_id", default_value_t = 0)]
-    request_id: u64,
+    #[arg(long, value_name = "N", requires = "client_id", value_parser = clap::value_parser!(u64).range(1..))]
+    request_id: Option<u64>,
 }
 
 /// How fresh a read must be.
@@ -216,7 +216,7 @@ pub async fn request(
         method: name.clone(),
         payload,
         client_id: args.session.client_id.clone().unwrap_or_default(),
-        request_id: args.session.request_id,
+        request_id: args.session.request_id.unwrap_or_default(),
     };
     let reply = connection.telegraft().client_request(connection.request(call)).await;
     print_reply(&name, reply.map(tonic::Response::into_inner), method.as_ref(), output)
@@ -284,7 +284,7 @@ pub async fn call(
     let mut request = connection.request(method.encode(&text)?);
     if let Some(client_id) = &args.session.client_id {
         set_metadata(&mut request, "telegraft-client-id", client_id)?;
-        set_metadata(&mut request, "telegraft-request-id", &args.session.request_id.to_string())?;
+        set_metadata(&mut request, "telegraft-request-id", &args.session.request_id.unwrap_or_default().to_string())?;
     }
     if let Some(level) = args.freshness.consistency {
         set_metadata(&mut request, "telegraft-consistency", &level.text())?;

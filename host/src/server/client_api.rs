@@ -42,8 +42,10 @@ impl Calls {
                 call.client_id.len()
             )));
         }
-        if call.client_id.is_empty() && call.request_id != 0 {
-            return Err(bad_call("`request_id` says nothing without a `client_id`: set both, or neither"));
+        if call.client_id.is_empty() != (call.request_id == 0) {
+            return Err(bad_call(
+                "a session is a `client_id` and a `request_id` greater than 0, another for each write: set both, or neither",
+            ));
         }
         let command = Command {
             client_id: call.client_id,

@@ -60,7 +60,7 @@ impl Cluster for ClusterService {
                     host_id: peer.address.id,
                     client_address: peer.address.client.clone(),
                     peer_address: peer.address.peer.clone(),
-                    connected: peer.connected.load(Relaxed),
+                    connected: peer.connected(),
                     match_index: if leadership.role == Role::Leader { peer.match_index.load(Relaxed) } else { 0 },
                 })
                 .collect(),

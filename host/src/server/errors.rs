@@ -13,6 +13,8 @@ const DOMAIN: &str = "telegraft";
 /// Whether a failed write may have taken effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
+    /// It did.
+    Yes,
     /// It did not and will not.
     No,
     /// It may have, or may still.
@@ -67,6 +69,7 @@ impl Reason {
 /// A status with our `ErrorInfo`. `leader` is the leader's client address, empty where unknown.
 pub fn status(code: Code, reason: Reason, applied: Applied, leader: &str, message: impl Into<String>) -> Status {
     let applied = match applied {
+        Applied::Yes => "yes",
         Applied::No => "no",
         Applied::Unknown => "unknown",
     };
@@ -96,7 +99,8 @@ pub fn bad_call(message: impl Into<String>) -> Status {
 
 /// What the machine or its guest refused. It was applied as a refusal: its effects are undone, for good.
 pub fn rejection(rejection: Rejection) -> Status {
-    status(code(rejection.code), Reason::Rejected, Applied::No, "", rejection.message)
+    let applied = if rejection.code == OutcomeCode::DataLoss { Applied::Yes } else { Applied::No };
+    status(code(rejection.code), Reason::Rejected, applied, "", rejection.message)
 }
 
 fn code(code: OutcomeCode) -> Code {

@@ -23,6 +23,7 @@ use super::{
     peers::introduce,
     shared::{GROUP, Shared},
     submit::Writes,
+    threads::spawn_task,
 };
 
 /// Writes that may wait to be forwarded to one peer.
@@ -42,6 +43,11 @@ pub enum Forwarded {
     NotSent,
     /// It left, and the stream broke before the answer came.
     Lost,
+    /// The deadline passed; `sent` tells whether it may have been applied.
+    TimedOut {
+        /// Whether it may have left this host.
+        sent: bool,
+    },
 }
 
 struct Job {
@@ -58,12 +64,12 @@ pub struct Forward {
 
 impl Forward {
     /// Starts one task for each peer.
-    pub fn start(shared: &Arc<Shared>, channels: &[(NodeId, Channel)]) -> Self {
+    pub fn start(shared: &Arc<Shared>, channels: &[(NodeId, Channel)], faults: &mpsc::UnboundedSender<String>) -> Self {
         let queues = channels
             .iter()
             .map(|(peer, channel)| {
                 let (queue, jobs) = mpsc::channel(QUEUE_MAX);
-                tokio::spawn(run(shared.clone(), channel.clone(), jobs));
+                spawn_task("forward", faults.clone(), run(shared.clone(), channel.clone(), jobs));
                 (*peer, queue)
             })
             .collect();
@@ -80,7 +86,8 @@ impl Forward {
         }
         match tokio::time::timeout_at(deadline.into(), receiver).await {
             Ok(Ok(forwarded)) => forwarded,
-            Ok(Err(_)) | Err(_) => Forwarded::Lost,
+            Ok(Err(_)) => Forwarded::Lost,
+            Err(_) => Forwarded::TimedOut { sent: true },
         }
     }
 }
@@ -96,7 +103,8 @@ async fn carry(shared: &Shared, channel: Channel, first: Job, jobs: &mut mpsc::R
     let (requests, stream) = mpsc::channel(64);
     let mut request = Request::new(ReceiverStream::new(stream));
     introduce(&mut request, shared);
-    let mut client = PeerClient::new(channel);
+    // The leader bounds replies, as the activation says.
+    let mut client = PeerClient::new(channel).max_decoding_message_size(usize::MAX);
     let mut replies = match tokio::time::timeout(OPEN_TIMEOUT, client.forward(request)).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(_)) | Err(_) => {
@@ -110,11 +118,17 @@ async fn carry(shared: &Shared, channel: Channel, first: Job, jobs: &mut mpsc::R
     };
     let mut under_way: BTreeMap<u64, oneshot::Sender<Forwarded>> = BTreeMap::new();
     let mut next_id = 0;
+    let mut forget_at = UNDER_WAY_MAX;
     let mut next = Some(first);
     loop {
         if let Some(job) = next.take() {
             next_id += 1;
             let timeout = job.deadline.saturating_duration_since(Instant::now());
+            if timeout.is_zero() {
+                let _ = job.answer.send(Forwarded::TimedOut { sent: false });
+                // Round again, with nothing in hand.
+                continue;
+            }
             let request = ForwardRequest {
                 id: next_id,
                 group: GROUP,
@@ -150,8 +164,9 @@ async fn carry(shared: &Shared, channel: Channel, first: Job, jobs: &mut mpsc::R
             },
         }
         // Waiters that gave up (their deadline passed) are forgotten when the leader answers; should it not, here.
-        if under_way.len() > UNDER_WAY_MAX {
+        if under_way.len() > forget_at {
             under_way.retain(|_, answer| !answer.is_closed());
+            forget_at = UNDER_WAY_MAX.max(under_way.len() * 2);
         }
     }
     for (_, answer) in under_way {

@@ -75,10 +75,10 @@ fn render(shared: &Shared) -> String {
             "# HELP telegraft_{name} {help}\n# TYPE telegraft_{name} {kind}\ntelegraft_{name}{{machine=\"main\"}} {value}\n"
         );
     }
-    text.push_str("# HELP telegraft_peer_connected 1 while a stream to the peer stands.\n");
+    text.push_str("# HELP telegraft_peer_connected 1 while a stream from the peer stands.\n");
     text.push_str("# TYPE telegraft_peer_connected gauge\n");
     for peer in &shared.peers {
-        let connected = u8::from(peer.connected.load(Relaxed));
+        let connected = u8::from(peer.connected());
         let _ = writeln!(text, "telegraft_peer_connected{{peer=\"{}\"}} {connected}", peer.address.id);
     }
     text

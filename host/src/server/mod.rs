@@ -160,6 +160,7 @@ struct Host {
     machine: MachineReader,
     peer_service: PeerService,
     threads: Threads,
+    faults: mpsc::UnboundedSender<String>,
 }
 
 impl Host {
@@ -193,17 +194,18 @@ impl Host {
 
         let mut channels = Vec::new();
         for (id, messages, channel) in outbound {
-            tokio::spawn(peers::run_outbound(shared.clone(), node.clone(), id, channel, messages));
+            let carry = peers::run_outbound(shared.clone(), node.clone(), id, channel, messages);
+            threads::spawn_task("peer", faults.clone(), carry);
             // A channel of its own: a burst of appends must not hold forwarded writes back.
             let address = &shared.peer(id).map(|peer| peer.address.peer.clone()).unwrap_or_default();
             channels.push((id, peers::channel(address).map_err(anyhow::Error::msg)?));
         }
-        let forward = Forward::start(&shared, &channels);
+        let forward = Forward::start(&shared, &channels, &faults);
         let writes = Writes::new(shared.clone(), node.clone(), forward);
         let reads = Reads::start(shared.clone(), Arc::new(machine_reader.clone()), &faults)?;
         let calls = Calls { shared: shared.clone(), writes: writes.clone(), reads };
         let peer_service = PeerService { shared: shared.clone(), node, writes };
-        Ok(Self { shared, calls, sandbox, machine: machine_reader, peer_service, threads })
+        Ok(Self { shared, calls, sandbox, machine: machine_reader, peer_service, threads, faults })
     }
 
     fn client_server(
@@ -212,7 +214,8 @@ impl Host {
         stopped: watch::Receiver<()>,
     ) -> impl Future<Output = anyhow::Result<()>> + use<> {
         let (health, health_service) = tonic_health::server::health_reporter();
-        tokio::spawn(report_health(health, self.shared.clone(), self.machine.clone()));
+        let report = report_health(health, self.shared.clone(), self.machine.clone());
+        threads::spawn_task("health", self.faults.clone(), report);
         let payload_max = usize::try_from(self.shared.settings.requests.payload_bytes_max).unwrap_or(usize::MAX);
         // The payload's limit is checked, and explained, behind this one.
         let message_max = payload_max.saturating_mul(2).saturating_add(64 << 10);

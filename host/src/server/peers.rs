@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, metadata::MetadataMap, transport::Channel, transport::Endpoint};
 
 use super::{
-    shared::{GROUP, Shared},
+    shared::{GROUP, PeerState, Shared},
     threads::NodeHandle,
     wire,
 };
@@ -106,11 +106,6 @@ pub async fn run_outbound(
     let mut pause = RECONNECT_PAUSE_MIN;
     loop {
         let connected_once = carry(&shared, peer, channel.clone(), &mut outbox).await;
-        if let Some(state) = shared.peer(peer)
-            && state.connected.swap(false, Relaxed)
-        {
-            tracing::warn!(peer, "lost the stream to a peer; trying again");
-        }
         if outbox.is_closed() || node.peer(Input::Unreachable(peer)).await.is_err() {
             return;
         }
@@ -127,6 +122,8 @@ async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mps
     let (frames, stream) = mpsc::channel(FRAMES_UNDER_WAY_MAX);
     let mut request = Request::new(ReceiverStream::new(stream));
     introduce(&mut request, shared);
+    // An empty frame opens the stream before there is anything to say: the peer knows by it that we are there.
+    let _ = frames.try_send(RaftFrame { group: GROUP, messages: Vec::new() });
     let mut call = std::pin::pin!(client.raft(request));
     let mut messages = Vec::with_capacity(FRAME_MESSAGES_MAX);
     let mut sent_any = false;
@@ -142,13 +139,6 @@ async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mps
             count = outbox.recv_many(&mut messages, FRAME_MESSAGES_MAX) => {
                 if count == 0 {
                     return sent_any;
-                }
-                // The stream takes frames only once the connection stands.
-                if sent_any && frames.capacity() == FRAMES_UNDER_WAY_MAX
-                    && let Some(state) = shared.peer(peer)
-                    && !state.connected.swap(true, Relaxed)
-                {
-                    tracing::info!(peer, "the stream to a peer stands");
                 }
                 let frame = RaftFrame { group: GROUP, messages: messages.drain(..).map(wire::to_wire).collect() };
                 tokio::select! {
@@ -173,6 +163,34 @@ async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mps
 
 /// Takes in one peer's stream until it ends.
 pub async fn run_inbound(
+    shared: &Shared,
+    node: &NodeHandle,
+    from: NodeId,
+    stream: tonic::Streaming<RaftFrame>,
+) -> Result<(), Status> {
+    let Some(peer) = shared.peer(from) else { return Err(Status::permission_denied("a stranger")) };
+    if peer.streams.fetch_add(1, Relaxed) == 0 {
+        tracing::info!(peer = from, "a peer's stream stands");
+    }
+    let _open = OpenStream { peer, from };
+    take_in(shared, node, from, stream).await
+}
+
+/// Counts a peer's stream for as long as it stands, however it ends.
+struct OpenStream<'a> {
+    peer: &'a PeerState,
+    from: NodeId,
+}
+
+impl Drop for OpenStream<'_> {
+    fn drop(&mut self) {
+        if self.peer.streams.fetch_sub(1, Relaxed) == 1 {
+            tracing::warn!(peer = self.from, "a peer's stream ended");
+        }
+    }
+}
+
+async fn take_in(
     shared: &Shared,
     node: &NodeHandle,
     from: NodeId,

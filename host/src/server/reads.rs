@@ -1,6 +1,6 @@
 //! Reads: a small pool of threads that ask the machine, and the wait for an index that a client has seen.
 
-use std::{sync::Arc, thread, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use super::{
     errors::{Applied, Reason, bad_call, rejection, status},
     shared::Shared,
+    threads,
 };
 
 /// Reads that may wait for a thread; further ones are refused as overload.
@@ -42,7 +43,8 @@ impl Reads {
         let (jobs, inbox) = crossbeam_channel::bounded::<Job>(QUEUE_MAX);
         for number in 0..shared.settings.machine.query_threads.max(1) {
             let (machine, inbox, faults) = (machine.clone(), inbox.clone(), faults.clone());
-            thread::Builder::new().name(format!("tg-read-{number}")).spawn(move || {
+            let stop_host = faults.clone();
+            threads::spawn(format!("read-{number}"), stop_host, move || {
                 for job in inbox {
                     if job.answer.is_closed() || job.deadline <= Instant::now() {
                         continue;
@@ -53,6 +55,7 @@ impl Reads {
                     }
                     let _ = job.answer.send(answer);
                 }
+                Ok(())
             })?;
         }
         Ok(Self { shared, jobs })

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
@@ -35,10 +35,17 @@ pub struct Leadership {
 pub struct PeerState {
     /// Its addresses.
     pub address: HostAddress,
-    /// Whether a stream to it stands.
-    pub connected: AtomicBool,
+    /// Its streams of Raft messages that stand here; one, or for a moment more while it connects anew.
+    pub streams: AtomicU64,
     /// On the leader: the newest index known to be on the peer.
     pub match_index: AtomicU64,
+}
+
+impl PeerState {
+    /// Whether it has a stream to this host.
+    pub fn connected(&self) -> bool {
+        self.streams.load(Relaxed) > 0
+    }
 }
 
 /// Counters of the log's positions, for status and metrics.
@@ -83,7 +90,7 @@ impl Shared {
         addresses.sort_by_key(|host| host.id);
         let peers = addresses
             .into_iter()
-            .map(|address| PeerState { address, connected: AtomicBool::new(false), match_index: AtomicU64::new(0) })
+            .map(|address| PeerState { address, streams: AtomicU64::new(0), match_index: AtomicU64::new(0) })
             .collect();
         Arc::new(Self {
             settings,

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use prost::Message as _;
 use telegraft_node::WriteOutcome;
 use telegraft_proto::internal::Command;
-use telegraft_raft::{Index, Role};
+use telegraft_raft::{Index, NodeId, Role};
+use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
 use super::{
@@ -23,12 +24,19 @@ use super::{
 /// How much earlier than the client's own deadline we answer, so that the answer says why instead of being cut off.
 const ANSWER_EARLY_MAX: Duration = Duration::from_millis(50);
 
+/// Bytes of writes that may wait in this host, in KiB; further ones are refused as overload.
+const ROOM_KIBIBYTES: usize = 256 << 10;
+/// Entries applied since a write began, after which this host no longer sends it again by itself: half of what the machine
+/// remembers of sessions.
+const RETRY_ENTRIES_MAX: u64 = telegraft_sandbox::REMEMBERED / 2;
+
 /// Takes writes in. Cheap to clone.
 #[derive(Clone)]
 pub struct Writes {
     shared: Arc<Shared>,
     node: NodeHandle,
     forward: Forward,
+    room: Arc<Semaphore>,
 }
 
 /// How one attempt ended, if not with the client's answer.
@@ -43,7 +51,7 @@ enum Attempt {
 impl Writes {
     /// See the head of this file.
     pub fn new(shared: Arc<Shared>, node: NodeHandle, forward: Forward) -> Self {
-        Self { shared, node, forward }
+        Self { shared, node, forward, room: Arc::new(Semaphore::new(ROOM_KIBIBYTES)) }
     }
 
     /// The instant at which a call must be answered, from its `grpc-timeout` or the configured default.
@@ -62,15 +70,20 @@ impl Writes {
         let has_session = !command.client_id.is_empty();
         let mut leadership = self.shared.leadership.subscribe();
         let mut perhaps_applied = Applied::No;
+        let begun_at = self.shared.applied_index();
+        let Ok(_room) = self.room.clone().try_acquire_many_owned(kibibytes(&command)) else {
+            return Err(self.overloaded());
+        };
         loop {
             let now = *leadership.borrow_and_update();
             let attempt = match now {
                 _ if deadline <= Instant::now() => return Err(self.out_of_time(now, perhaps_applied)),
                 Leadership { role: Role::Leader, .. } => self.propose(command.clone(), deadline).await,
                 Leadership { leader: 0, .. } => Attempt::NotApplied,
-                Leadership { leader, .. } => match self.forward.call(leader, &command, deadline).await {
+                Leadership { leader, .. } => match self.call_leader(leader, &command, deadline, has_session).await {
                     Forwarded::Answered(answer) => Attempt::Answered(answer),
                     Forwarded::NotSent | Forwarded::NotLeader => Attempt::NotApplied,
+                    Forwarded::TimedOut { sent } => Attempt::Answered(Err(self.deadline_passed(sent))),
                     Forwarded::Lost => Attempt::Unknown(self.status(
                         Code::Unavailable,
                         Reason::LeaderChanged,
@@ -86,7 +99,13 @@ impl Writes {
                 }
                 Attempt::Answered(answer) => return answer,
                 Attempt::NotApplied => {}
-                Attempt::Unknown(_) if has_session => perhaps_applied = Applied::Unknown,
+                Attempt::Unknown(status) if has_session => {
+                    perhaps_applied = Applied::Unknown;
+                    // Beyond the machine's memory of sessions a retry would be a second write.
+                    if self.shared.applied_index().saturating_sub(begun_at) > RETRY_ENTRIES_MAX {
+                        return Err(status);
+                    }
+                }
                 Attempt::Unknown(status) => return Err(status),
             }
             // Tried again when the leader changes; at the latest after a while, since a forward may fail without one.
@@ -121,21 +140,43 @@ impl Writes {
                 Attempt::Answered(outcome.map(|reply| (index, reply)).map_err(rejection))
             }
             Ok(Ok(Answer::Outcome(WriteOutcome::NotLeader { .. } | WriteOutcome::Replaced))) => Attempt::NotApplied,
+            Ok(Ok(Answer::Outcome(WriteOutcome::Unknown))) => Attempt::Unknown(self.status(
+                Code::Unavailable,
+                Reason::LeaderChanged,
+                Applied::Unknown,
+                "this host fell behind while the write was under way: it may have been applied",
+            )),
             Ok(Ok(Answer::Outcome(WriteOutcome::Overloaded))) => Attempt::Answered(Err(self.overloaded())),
-            Ok(Ok(Answer::Expired)) => Attempt::Answered(Err(self.status(
-                Code::DeadlineExceeded,
-                Reason::Deadline,
-                Applied::No,
-                "the deadline passed before the write was started",
-            ))),
+            Ok(Ok(Answer::Expired)) => Attempt::Answered(Err(self.deadline_passed(false))),
             Ok(Err(_)) => Attempt::Answered(Err(self.stopping(Applied::Unknown))),
-            Err(_) => Attempt::Answered(Err(self.status(
-                Code::DeadlineExceeded,
-                Reason::Deadline,
+            Err(_) => Attempt::Answered(Err(self.deadline_passed(true))),
+        }
+    }
+
+    /// Asks the leader. A write with a session need not wait for a leader that lost its place: it can be sent again.
+    async fn call_leader(&self, leader: NodeId, command: &Command, deadline: Instant, has_session: bool) -> Forwarded {
+        let call = self.forward.call(leader, command, deadline);
+        if !has_session {
+            return call.await;
+        }
+        let mut leadership = self.shared.leadership.subscribe();
+        tokio::select! {
+            biased;
+            forwarded = call => forwarded,
+            _ = leadership.wait_for(|now| now.leader != leader && now.leader != 0) => Forwarded::Lost,
+        }
+    }
+
+    fn deadline_passed(&self, started: bool) -> Status {
+        let (applied, message) = if started {
+            (
                 Applied::Unknown,
                 "the deadline passed before a majority of the hosts confirmed the write: it may still be applied",
-            ))),
-        }
+            )
+        } else {
+            (Applied::No, "the deadline passed before the write was started")
+        };
+        self.status(Code::DeadlineExceeded, Reason::Deadline, applied, message)
     }
 
     fn out_of_time(&self, leadership: Leadership, applied: Applied) -> Status {
@@ -176,6 +217,11 @@ impl Writes {
         let leader = self.shared.leadership.borrow().leader;
         status(code, reason, applied, self.shared.client_address(leader), message)
     }
+}
+
+fn kibibytes(command: &Command) -> u32 {
+    let most = u32::try_from(ROOM_KIBIBYTES).unwrap_or(u32::MAX);
+    u32::try_from(command.encoded_len().div_ceil(1 << 10)).unwrap_or(u32::MAX).clamp(1, most)
 }
 
 /// Time and entropy enter here, once, on the host that proposes; the log carries them to every replica.

@@ -21,6 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
+use futures::FutureExt as _;
 use telegraft_node::{
     AppliedEntry, Input, Node, Ports, Responder, Write, WriteOutcome,
     ports::{LogReader, LogWrite, LogWriter, Machine},
@@ -174,11 +175,13 @@ impl Threads {
     }
 }
 
-fn spawn(
-    name: &'static str,
+/// Starts a thread whose failure, or panic, stops the host.
+pub fn spawn(
+    name: impl Into<String>,
     faults: mpsc::UnboundedSender<String>,
     body: impl FnOnce() -> Result<(), String> + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
+    let name = name.into();
     thread::Builder::new().name(format!("tg-{name}")).spawn(move || {
         let fault = match catch_unwind(AssertUnwindSafe(body)) {
             Ok(Ok(())) => return,
@@ -187,6 +190,19 @@ fn spawn(
         };
         let _ = faults.send(fault);
     })
+}
+
+/// Starts a task that lives as long as the host, and whose panic stops it.
+pub fn spawn_task(
+    name: &'static str,
+    faults: mpsc::UnboundedSender<String>,
+    body: impl Future<Output = ()> + Send + 'static,
+) {
+    tokio::spawn(async move {
+        if AssertUnwindSafe(body).catch_unwind().await.is_err() {
+            let _ = faults.send(format!("the {name} task panicked: this is a defect of Telegraft; its trace is above"));
+        }
+    });
 }
 
 enum Done {

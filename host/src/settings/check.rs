@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use telegraft_sandbox::{Limits, MODULE_BYTES_MAX};
+
 use super::{Settings, format_duration};
 
 /// A rule that is broken, and the keys it speaks of: the first is the one to change.
@@ -185,13 +187,13 @@ fn bounds(settings: &Settings, findings: &mut Findings) {
         ("raft.apply_bytes_max", raft.apply_bytes_max, 1024, 1 << 30),
         ("requests.payload_bytes_max", requests.payload_bytes_max, 1, 64 << 20),
         ("requests.pending_max", requests.pending_max as u64, 1, 1 << 24),
-        ("machine.fuel", machine.fuel, 1, i64::MAX as u64),
-        ("machine.memory_bytes", machine.memory_bytes, 65_536, 4 << 30),
-        ("machine.sql_steps", machine.sql_steps, 1, i64::MAX as u64),
-        ("machine.rows", machine.rows, 1, u64::from(u32::MAX)),
-        ("machine.result_bytes", machine.result_bytes, 1, 1 << 30),
-        ("machine.reply_bytes", machine.reply_bytes, 1, 64 << 20),
-        ("machine.module_bytes_max", machine.module_bytes_max, 1, 1 << 30),
+        ("machine.fuel", machine.fuel, 1, Limits::MAX.fuel),
+        ("machine.memory_bytes", machine.memory_bytes, 65_536, Limits::MAX.memory_bytes),
+        ("machine.sql_steps", machine.sql_steps, 1, Limits::MAX.sql_steps),
+        ("machine.rows", machine.rows, 1, Limits::MAX.rows),
+        ("machine.result_bytes", machine.result_bytes, 1, Limits::MAX.result_bytes),
+        ("machine.reply_bytes", machine.reply_bytes, 1, Limits::MAX.reply_bytes),
+        ("machine.module_bytes_max", machine.module_bytes_max, 1, MODULE_BYTES_MAX),
         ("machine.query_threads", machine.query_threads as u64, 1, 256),
     ];
     for (key, value, least, most) in numbers {
