@@ -17,8 +17,13 @@ use tower::Service;
 #[derive(Clone)]
 pub struct Reflection<const ALPHA: bool> {
     machine: MachineReader,
-    /// The service built for the module of this digest (none active: None).
-    built: Arc<Mutex<Option<(Option<Digest>, Routes)>>>,
+    built: Arc<Mutex<Option<Built>>>,
+}
+
+/// A service, and the module it was built for; None where none was active.
+struct Built {
+    module: Option<Digest>,
+    routes: Routes,
 }
 
 impl<const ALPHA: bool> Reflection<ALPHA> {
@@ -32,10 +37,10 @@ impl<const ALPHA: bool> Reflection<ALPHA> {
         let active = self.machine.active();
         let digest = active.as_ref().map(|active| active.record.digest);
         let mut built = self.built.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((for_digest, routes)) = built.as_ref()
-            && *for_digest == digest
+        if let Some(built) = built.as_ref()
+            && built.module == digest
         {
-            return Ok(routes.clone());
+            return Ok(built.routes.clone());
         }
         let module = active.as_ref().map(|active| active.service.as_ref()).unwrap_or_default();
         let builder = tonic_reflection::server::Builder::configure()
@@ -47,7 +52,7 @@ impl<const ALPHA: bool> Reflection<ALPHA> {
         } else {
             Routes::new(builder.build_v1().map_err(|e| e.to_string())?)
         };
-        *built = Some((digest, routes.clone()));
+        *built = Some(Built { module: digest, routes: routes.clone() });
         Ok(routes)
     }
 }
