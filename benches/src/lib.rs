@@ -1,3 +1,3 @@
-//! Benchmarks of the commit path live in `benches/`; run them with `cargo bench -p telegraft-benches`.
+//! Benchmarks of the commit path live in `benches/`; run them with `cargo bench --workspace --bench commit_path`.
 
 #![forbid(unsafe_code)]
