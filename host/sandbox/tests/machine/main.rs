@@ -7,5 +7,4 @@ mod probe;
 mod reading;
 mod replay;
 mod sessions;
-mod speed;
 mod sql;
