@@ -3,7 +3,10 @@
 //! A peer's silence never blocks the node: its queue is bounded, what does not fit is dropped and the core told so, and
 //! the stream is made anew, with a pause that grows, whenever it breaks.
 
-use std::{sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use telegraft_node::Input;
 use telegraft_proto::internal::{RaftFrame, peer_client::PeerClient};
@@ -27,6 +30,8 @@ const FRAMES_UNDER_WAY_MAX: usize = 8;
 /// Pauses before a broken stream is made anew.
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(20);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// A stream that lasted so long had been taken in: the next pause begins small again. Longer than [`CONNECT_TIMEOUT`].
+const STREAM_LIFE_MIN: Duration = Duration::from_secs(1);
 /// How long a peer may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often a silent connection is asked whether it lives, and how long the answer may take.
@@ -105,19 +110,21 @@ pub async fn run_outbound(
 ) {
     let mut pause = RECONNECT_PAUSE_MIN;
     loop {
-        let connected_once = carry(&shared, peer, channel.clone(), &mut outbox).await;
+        let begun = Instant::now();
+        carry(&shared, peer, channel.clone(), &mut outbox).await;
         if outbox.is_closed() || node.peer(Input::Unreachable(peer)).await.is_err() {
             return;
         }
-        pause = if connected_once { RECONNECT_PAUSE_MIN } else { (pause * 2).min(RECONNECT_PAUSE_MAX) };
+        pause =
+            if begun.elapsed() >= STREAM_LIFE_MIN { RECONNECT_PAUSE_MIN } else { (pause * 2).min(RECONNECT_PAUSE_MAX) };
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
         // What waited meanwhile is stale: the core has been told, and sends what is needed now.
         while outbox.try_recv().is_ok() {}
     }
 }
 
-/// One life of a stream. True if anything was sent.
-async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mpsc::Receiver<Message>) -> bool {
+/// One life of a stream.
+async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mpsc::Receiver<Message>) {
     let mut client = PeerClient::new(channel).max_encoding_message_size(usize::MAX);
     let (frames, stream) = mpsc::channel(FRAMES_UNDER_WAY_MAX);
     let mut request = Request::new(ReceiverStream::new(stream));
@@ -126,7 +133,6 @@ async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mps
     let _ = frames.try_send(RaftFrame { group: GROUP, messages: Vec::new() });
     let mut call = std::pin::pin!(client.raft(request));
     let mut messages = Vec::with_capacity(FRAME_MESSAGES_MAX);
-    let mut sent_any = false;
     loop {
         tokio::select! {
             biased;
@@ -134,11 +140,11 @@ async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mps
                 if let Err(status) = end {
                     tracing::debug!(peer, %status, "the stream to a peer ended");
                 }
-                return sent_any;
+                return;
             }
             count = outbox.recv_many(&mut messages, FRAME_MESSAGES_MAX) => {
                 if count == 0 {
-                    return sent_any;
+                    return;
                 }
                 let frame = RaftFrame { group: GROUP, messages: messages.drain(..).map(wire::to_wire).collect() };
                 tokio::select! {
@@ -147,15 +153,14 @@ async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mps
                         if let Err(status) = end {
                             tracing::debug!(peer, %status, "the stream to a peer ended");
                         }
-                        return sent_any;
+                        return;
                     }
                     sent = frames.send(frame) => {
                         if sent.is_err() {
-                            return sent_any;
+                            return;
                         }
                     }
                 }
-                sent_any = true;
             }
         }
     }
