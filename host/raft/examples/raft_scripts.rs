@@ -3,8 +3,8 @@
 //! `cargo run --release -p telegraft-raft --example raft_scripts -- [--rewrite] FOLDER…`
 //!
 //! The kind of a script is told by its folder (`scripts`, `confchange`, `quorum`); folders are searched to any depth.
-//! Every difference is printed, and last a line `N passed, M failed`. `--rewrite` writes what the core gives into the
-//! scripts as their expected output, which a person then reads against the paper.
+//! Every difference is printed, and last a line `N passed, M failed, D directives run`. `--rewrite` writes what the core
+//! gives into the scripts as their expected output, which a person then reads against the paper.
 //!
 //! Exit status: 0 all passed, 1 some failed, 2 wrong usage or an unreadable folder.
 
@@ -43,9 +43,10 @@ fn main() -> ExitCode {
     }
     // A panic of the core is reported with its script; the default hook would print it a second time.
     std::panic::set_hook(Box::new(|_| {}));
-    let (mut passed, mut failed) = (0_usize, 0_usize);
+    let (mut passed, mut failed, mut directives) = (0_usize, 0_usize, 0_usize);
     for script in scripts {
         let outcome = if rewrite { interpreter::rewrite_file(&script) } else { interpreter::run_file(&script) };
+        directives += outcome.as_ref().map_or(0, |outcome| outcome.directives);
         match outcome {
             Ok(outcome) if outcome.passed() => passed += 1,
             Ok(outcome) if rewrite && outcome.completed() => {
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
             }
         }
     }
+    println!("{directives} directives run");
     println!("{passed} passed, {failed} failed");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,5 +1,6 @@
 //! The candidate and the pre-candidate: elections (Raft §5.2, thesis §9.6).
 
+use crate::defects::{self, Defect};
 use crate::message::{CAMPAIGN_TRANSFER, Message, MessageKind};
 use crate::quorum::VoteResult;
 use crate::raft::Raft;
@@ -18,7 +19,9 @@ impl<S: Storage> Raft<S> {
     /// Starts an election now, if this node may: it does not lead, is a voter, and has applied every committed
     /// configuration change.
     pub fn campaign(&mut self) {
-        self.campaign_if_allowed(if self.config.pre_vote { Campaign::PreElection } else { Campaign::Election });
+        // Class 34: nobody is asked whether there is a leader already.
+        let asks = self.config.pre_vote && !defects::active(Defect::NoPreVote);
+        self.campaign_if_allowed(if asks { Campaign::PreElection } else { Campaign::Election });
     }
 
     pub(crate) fn campaign_for_transfer(&mut self) {
@@ -35,7 +38,9 @@ impl<S: Storage> Raft<S> {
 
     fn campaign_if_allowed(&mut self, campaign: Campaign) {
         // A committed change that is not applied here could mean other voters than those this node would ask.
-        if self.role == Role::Leader || !self.is_promotable() || self.log.has_unapplied_conf_change() {
+        // Class 14: it asks those whom it knows of.
+        let ahead = || self.log.has_unapplied_conf_change() && !defects::active(Defect::CampaignsWithUnappliedChange);
+        if self.role == Role::Leader || !self.is_promotable() || ahead() {
             return;
         }
         self.hold_election(campaign);

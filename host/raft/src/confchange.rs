@@ -25,6 +25,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use crate::defects::{self, Defect};
 use crate::progress::Progress;
 use crate::tracker::{Configuration, ProgressMap};
 use crate::types::{ConfState, Entry, EntryKind, Index, NodeId};
@@ -427,7 +428,11 @@ fn remove(next: &mut Configuration, progress: &mut ProgressMap, id: NodeId) {
 pub(crate) fn restore(state: &ConfState, last_index: Index) -> Changed {
     let set = |ids: &[NodeId]| ids.iter().copied().filter(|id| *id != 0).collect::<BTreeSet<_>>();
     let voters = set(&state.voters);
-    let voters_outgoing = set(&state.voters_outgoing);
+    let mut voters_outgoing = set(&state.voters_outgoing);
+    // Class 12: only the incoming half is remembered.
+    if defects::active(Defect::JointLeftOnRestart) {
+        voters_outgoing.clear();
+    }
     let mut learners = set(&state.learners);
     learners.retain(|id| !voters.contains(id) && !voters_outgoing.contains(id));
     let mut learners_next = set(&state.learners_next);

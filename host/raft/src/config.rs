@@ -7,7 +7,9 @@ use crate::types::{Index, NodeId};
 pub enum ReadOnly {
     /// Asks a quorum, by a round of heartbeats, whether it still leads.
     Safe,
-    /// Trusts its check-quorum lease. Only as sound as the bound on clock drift and pauses.
+    /// Trusts its check-quorum lease, as the peer does whose scripts this core answers. That is not sound under any bound on
+    /// clock drift: the lease outlasts the last answer by up to two election timeouts, is counted in ticks, which a
+    /// pause swallows, and survives a transfer. A host that wants leases keeps them around the core.
     LeaseBased,
 }
 
@@ -46,6 +48,9 @@ pub struct Config {
     pub proposal_forwarding: bool,
     /// Whether a leader refuses a configuration change that could not be applied now. Only tests turn it off.
     pub conf_change_validation: bool,
+    /// Whether a node without pre-vote and check-quorum tells a leader of an earlier term which term it is. A group of such
+    /// nodes does without; among others, which refuse votes while they hear from that leader, the node would stay alone.
+    pub answer_stale_leaders: bool,
     /// The index up to which entries were applied before this start; 0 if unknown.
     pub applied: Index,
     /// Seed of the election timeouts. Give every node another one.
@@ -71,6 +76,7 @@ impl Config {
             step_down_on_removal: true,
             proposal_forwarding: false,
             conf_change_validation: true,
+            answer_stale_leaders: true,
             applied: 0,
             seed,
         }

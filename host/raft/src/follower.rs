@@ -1,6 +1,7 @@
 //! The follower: takes the leader's entries, snapshots and heartbeats, and starts an election when they cease.
 
 use crate::confchange;
+use crate::defects::{self, Defect};
 use crate::message::{Message, MessageKind};
 use crate::raft::Raft;
 use crate::storage::Storage;
@@ -23,6 +24,10 @@ impl<S: Storage> Raft<S> {
             // The leader wants this node to succeed it: no pre-vote, and leases do not bind (thesis §3.10).
             MessageKind::TimeoutNow => self.campaign_for_transfer(),
             MessageKind::ReadIndexResponse => {
+                // Class 8: the leader has it committed, so whatever is here up to that index must be it.
+                if defects::active(Defect::ReadCommitsUnmatched) {
+                    self.log.commit_to(m.index);
+                }
                 self.read_states.push(ReadState { index: m.index, context: m.context });
             }
             _ => {}
@@ -62,6 +67,10 @@ impl<S: Storage> Raft<S> {
             self.send(Message { index: last_new, ..answer });
             return;
         }
+        // Class 38: what the leader has committed counts although its append does not fit.
+        if defects::active(Defect::RejectionAdvancesCommit) {
+            self.log.commit_to(m.commit);
+        }
         // Help the leader to skip what cannot match: nothing after the last entry here whose term is at most that of the
         // leader's entry can (Raft §5.3, the optimisation at its end).
         let hint = m.index.min(self.log.last_index());
@@ -95,6 +104,10 @@ impl<S: Storage> Raft<S> {
         if self.log.matches(meta.index, meta.term) {
             self.log.commit_to(meta.index);
             return false;
+        }
+        // Class 26: a restored node lives in the term of its snapshot.
+        if defects::active(Defect::TermResetByRestore) {
+            (self.term, self.vote) = (meta.term, 0);
         }
         let (configuration, progress) = confchange::restore(&meta.conf_state, meta.index);
         self.log.restore(snapshot);

@@ -5,9 +5,11 @@
 use bytes::Bytes;
 
 use crate::confchange::{Changer, ConfChange, ConfChangeV2};
+use crate::defects::{self, Defect};
 use crate::error::ProposeError;
 use crate::message::{Message, MessageKind};
-use crate::progress::Progress;
+use crate::progress::{Progress, ProgressState};
+use crate::quorum;
 use crate::raft::Raft;
 use crate::read_only::ReadRequest;
 use crate::storage::Storage;
@@ -39,7 +41,10 @@ impl<S: Storage> Raft<S> {
                 self.check_quorum();
             }
             // The transferee had the time of an election: give up, and take proposals again.
-            self.lead_transferee = 0;
+            // Class 37: the leader waits for the transferee for ever.
+            if !defects::active(Defect::TransferNeverTimesOut) {
+                self.lead_transferee = 0;
+            }
         }
         if self.role == Role::Leader && self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.heartbeat_elapsed = 0;
@@ -53,7 +58,8 @@ impl<S: Storage> Raft<S> {
         if let Some(progress) = self.tracker.progress.get_mut(&me) {
             progress.set_recently_active(true);
         }
-        if !self.tracker.quorum_active() {
+        // Class 34: whom nobody answers leads on, and keeps those who hear it from electing another.
+        if !self.tracker.quorum_active() && !defects::active(Defect::NoPreVote) {
             self.become_follower(self.term, 0);
             return;
         }
@@ -154,7 +160,13 @@ impl<S: Storage> Raft<S> {
         }
         let configuration = &self.tracker.configuration;
         let leaves = change.changes.is_empty();
-        if self.pending_conf_index > self.log.applied() {
+        // Class 2: the next change is taken in while the last is not applied, perhaps not even committed.
+        if self.pending_conf_index > self.log.applied() && !defects::active(Defect::ChangesWithoutWaiting) {
+            return Err(ProposeError::ConfChangePending);
+        }
+        // Class 39: no change while a member waits for a snapshot, be it the very one to remove.
+        let waits = |p: &Progress| p.state() == ProgressState::Snapshot || p.match_index() + 1 < self.log.first_index();
+        if defects::active(Defect::SnapshotBlocksChange) && self.tracker.progress.values().any(waits) {
             return Err(ProposeError::ConfChangePending);
         }
         if configuration.is_joint() && !leaves {
@@ -184,13 +196,30 @@ impl<S: Storage> Raft<S> {
         self.log.append(&entries);
         let acknowledgement = self.message(MessageKind::AppendResponse, self.config.id);
         self.send(Message { index: self.log.last_index(), ..acknowledgement });
+        // Class 5: with nobody else to wait for, it does not wait for its own disk either.
+        if defects::active(Defect::AloneCommitsBeforeSync) && self.tracker.is_single_voter(self.config.id) {
+            let last_index = self.log.last_index();
+            self.tracker.progress.get_mut(&self.config.id).map(|me| me.acknowledge(last_index));
+            self.maybe_commit();
+        }
         first
     }
 
     /// Commits what a quorum holds, if the last of it is of the own term (Raft §5.4.2, figure 8).
     pub(crate) fn maybe_commit(&mut self) -> bool {
-        let index = self.tracker.committed_index();
-        index > self.log.committed() && self.log.matches(index, self.term) && self.log.commit_to(index)
+        let mut index = self.tracker.committed_index();
+        let me = self.config.id;
+        // Class 16: who is removed goes on counting itself among the voters.
+        if defects::active(Defect::RemovedLeaderCountsItself) && !self.tracker.configuration.is_voter(me) {
+            let (mut voters, durable) = (self.tracker.configuration.voters.clone(), self.log.unstable.offset() - 1);
+            voters.insert(me);
+            let of = |id| self.tracker.progress.get(&id).map(Progress::match_index);
+            index = quorum::majority_committed(&voters, &|id| if id == me { Some(durable) } else { of(id) });
+        }
+        // Class 1: what a quorum holds counts, of whichever term it is.
+        let any_term = defects::active(Defect::CommitByCountingEarlierTerms);
+        let counts = index > self.log.committed() && (any_term || self.log.matches(index, self.term));
+        counts && self.log.commit_to(index)
     }
 
     /// Whether this leader knows what is committed: its first own entry is.
@@ -203,7 +232,9 @@ impl<S: Storage> Raft<S> {
         let me = self.tracker.progress.get(&self.config.id);
         if me.is_none_or(|p| p.is_learner()) {
             // It led until here, so that the change itself could commit (thesis §4.2.2).
-            if self.config.step_down_on_removal {
+            // Class 16: it means to see its tail committed first.
+            let stays = defects::active(Defect::RemovedLeaderCountsItself);
+            if self.config.step_down_on_removal && !stays {
                 self.become_follower(self.term, 0);
             }
             return;
@@ -227,6 +258,10 @@ impl<S: Storage> Raft<S> {
     /// now: then the next application tries again, here or at the next leader.
     pub(crate) fn leave_joint_when_due(&mut self) {
         let auto_leave = self.tracker.configuration.auto_leave;
+        // Class 11: only the leader that proposed the joint configuration remembers to leave it.
+        if defects::active(Defect::AutoLeaveForgotten) && !self.log.matches(self.pending_conf_index, self.term) {
+            return;
+        }
         if self.role == Role::Leader && auto_leave && self.log.applied() >= self.pending_conf_index {
             let _ = self.propose_conf_change(ConfChangeV2::default());
         }
@@ -282,10 +317,15 @@ impl<S: Storage> Raft<S> {
             return;
         }
         let request = ReadRequest { from, context };
-        if self.has_committed_in_term() || self.tracker.is_single_voter(self.config.id) {
+        // Single voters were once thought to know without.
+        let alone = defects::active(Defect::AloneReadsEarly) && self.tracker.is_single_voter(self.config.id);
+        // Class 6: the commit index of a leader that has committed nothing in its term yet is good enough.
+        let early = defects::active(Defect::ReadBeforeCommitInTerm);
+        if self.has_committed_in_term() || alone || early {
             self.open_read(request);
         } else {
-            // Until then the leader's commit index may lag behind what its predecessor acknowledged.
+            // Until then the leader's commit index may lag behind what its predecessor acknowledged; also where that was
+            // itself, before a restart.
             self.rounds.postpone(request);
         }
     }

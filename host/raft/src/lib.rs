@@ -96,7 +96,8 @@
 //!   is safe only once it comes out as a committed entry with the same term.
 //! - A change that cannot be applied to the configuration it meets is ignored by all nodes alike. A leader with
 //!   `conf_change_validation` does not let one into the log.
-//! - `step_down_on_removal = false` leaves a removed leader leading until another is elected, which it does not hinder.
+//! - `step_down_on_removal = false` leaves a removed leader leading, and refusing proposals, until it is told to transfer
+//!   its leadership or is no longer heard.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -104,6 +105,8 @@
 mod candidate;
 mod confchange;
 mod config;
+#[doc(hidden)]
+pub mod defects;
 mod error;
 mod follower;
 mod inflights;

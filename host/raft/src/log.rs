@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 
+use crate::defects::{self, Defect};
 use crate::storage::{Storage, StorageError};
 use crate::types::{Entry, EntryKind, Index, Snapshot, Term, entries_size, payloads_size, prefix_within};
 use crate::unstable::Unstable;
@@ -121,6 +122,10 @@ impl<S: Storage> Log<S> {
     /// The term of the last entry; 0 for an empty log or where it cannot be read.
     pub fn last_term(&self) -> Term {
         let last = self.last_index();
+        // Class 24: a log without entries has no last term.
+        if defects::active(Defect::LastTermZeroWhenCompacted) && last < self.first_index() {
+            return 0;
+        }
         self.must(self.term(last)).unwrap_or(0)
     }
 
@@ -197,7 +202,9 @@ impl<S: Storage> Log<S> {
 
     /// Moves the commit index forward to `index`, no further than the log reaches.
     pub fn commit_to(&mut self, index: Index) -> bool {
-        let index = index.min(self.last_index());
+        // Class 10: what is committed must be here, so nobody looks.
+        let trusted = defects::active(Defect::HeartbeatCommitUnbounded);
+        let index = if trusted { index } else { index.min(self.last_index()) };
         let moved = index > self.committed;
         self.committed = self.committed.max(index);
         moved
@@ -222,6 +229,8 @@ impl<S: Storage> Log<S> {
 
     /// The last index that may be handed out for applying.
     fn appliable(&self, unstable_too: bool) -> Index {
+        // Class 5: what is committed is handed out, durable here or not.
+        let unstable_too = unstable_too || defects::active(Defect::AloneCommitsBeforeSync);
         if unstable_too { self.committed } else { self.committed.min(self.unstable.offset() - 1) }
     }
 

@@ -6,6 +6,7 @@
 //!
 //! Fields change through methods only, each of which keeps `match_index < next_index`.
 
+use crate::defects::{self, Defect};
 use crate::inflights::{InflightLimits, Inflights};
 use crate::types::Index;
 
@@ -171,6 +172,12 @@ impl Progress {
     /// The member refused the append that followed `rejected`; `hint` is the last index that may match. Returns whether
     /// that is news, and not an echo of an older state of affairs.
     pub(crate) fn reject(&mut self, rejected: Index, hint: Index) -> bool {
+        // Class 21: any refusal counts, also one from before what the member acknowledged since.
+        if defects::active(Defect::NextBelowMatch) {
+            self.next_index = rejected.min(hint.saturating_add(1)).max(1);
+            self.held_back = false;
+            return true;
+        }
         if self.state == ProgressState::Replicate {
             if rejected <= self.match_index {
                 return false;
@@ -192,7 +199,10 @@ impl Progress {
         // After a snapshot that was installed, go on behind it.
         let after_snapshot = if self.state == ProgressState::Snapshot { self.pending_snapshot + 1 } else { 0 };
         self.enter(ProgressState::Probe);
-        self.next_index = (self.match_index + 1).max(after_snapshot);
+        // Class 21: probing goes on where the refusal led to.
+        if !defects::active(Defect::NextBelowMatch) || after_snapshot > 0 {
+            self.next_index = (self.match_index + 1).max(after_snapshot);
+        }
         self.sent_commit = self.sent_commit.min(self.next_index - 1);
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::defects::{self, Defect};
 use crate::types::{Index, NodeId};
 
 /// What the votes so far decide.
@@ -21,7 +22,10 @@ pub enum VoteResult {
 /// configuration never decides.
 pub fn majority_committed(voters: &BTreeSet<NodeId>, acknowledged: &dyn Fn(NodeId) -> Option<Index>) -> Index {
     let mut indexes: Vec<Index> = voters.iter().map(|id| acknowledged(*id).unwrap_or(0)).collect();
-    indexes.sort_unstable();
+    // Class 17: the members' order is taken for the order of what they acknowledged.
+    if !defects::active(Defect::MembershipOrderConfusesQuorum) {
+        indexes.sort_unstable();
+    }
     // With n voters the majority is n/2+1; the (n/2+1)-th largest index is reached by that many.
     let from_below = (indexes.len().wrapping_sub(1)) / 2;
     indexes.get(from_below).copied().unwrap_or(Index::MAX)

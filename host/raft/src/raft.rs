@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::confchange::{self, Changer, ConfChangeV2};
 use crate::config::{Config, ReadOnly};
+use crate::defects::{self, Defect};
 use crate::error::Error;
 use crate::inflights::InflightLimits;
 use crate::log::Log;
@@ -185,7 +186,9 @@ impl<S: Storage> Raft<S> {
         }
         // In a later term the entry at that index and term may have been overwritten and written again, so that a
         // receipt of the first writing says nothing about the second. The next receipt covers it.
-        if let Some(mark) = ticket.stable.filter(|_| ticket.term == self.term) {
+        // Class 18: a receipt is one, whatever was written in its place since.
+        let current = ticket.term == self.term || defects::active(Defect::OverwrittenAppendAcknowledged);
+        if let Some(mark) = ticket.stable.filter(|_| current) {
             self.log.stable_to(mark.index, mark.term);
         }
         if let Some(index) = ticket.snapshot {
@@ -262,6 +265,14 @@ impl<S: Storage> Raft<S> {
     /// The last index of the log, durable or not.
     pub fn last_index(&self) -> Index {
         self.log.last_index()
+    }
+
+    /// The term of the entry at `index`, durable or not, as far as the log holds or remembers it.
+    ///
+    /// # Errors
+    /// [`StorageError::Compacted`] or [`StorageError::Unavailable`] where it does not.
+    pub fn term_at(&self, index: Index) -> Result<Term, StorageError> {
+        self.log.term(index)
     }
 
     /// The membership in force.

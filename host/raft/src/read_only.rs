@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use crate::defects::{self, Defect};
 use crate::types::{Index, NodeId};
 
 /// Requests that wait at once; more are dropped, as on a change of leadership. Bounds the memory of a leader without quorum.
@@ -60,6 +61,11 @@ impl ReadRounds {
 
     /// Opens a round that will answer with `index`; the node itself has answered it.
     pub fn open(&mut self, me: NodeId, index: Index, request: ReadRequest) {
+        // Class 7: with no round open, numbers begin anew.
+        if defects::active(Defect::ReadRoundsReused) && self.open.is_empty() {
+            self.last_number = 0;
+            self.answered.clear();
+        }
         self.last_number += 1;
         self.open.push_back(Round { number: self.last_number, index, request });
         self.answered.insert(me, self.last_number);

@@ -1,5 +1,6 @@
 //! How the leader brings one follower's log up to its own: appends, snapshots, and what their answers teach.
 
+use crate::defects::{self, Defect};
 use crate::message::{Message, MessageKind};
 use crate::progress::ProgressState;
 use crate::raft::Raft;
@@ -26,7 +27,11 @@ impl<S: Storage> Raft<S> {
         for id in self.peers() {
             let Some(progress) = self.tracker.progress.get_mut(&id) else { continue };
             // No further than the member is known to match: beyond that its entries may be others.
-            let commit = progress.match_index().min(committed);
+            let mut commit = progress.match_index().min(committed);
+            // Class 10: everybody is told the same.
+            if defects::active(Defect::HeartbeatCommitUnbounded) {
+                commit = committed;
+            }
             progress.sent_commit(commit);
             let message = self.message(MessageKind::Heartbeat, id);
             self.send(Message { commit, context: context.clone(), ..message });
@@ -147,11 +152,17 @@ impl<S: Storage> Raft<S> {
     }
 
     pub(crate) fn handle_heartbeat_response(&mut self, m: &Message) {
-        let last_index = self.log.last_index();
+        let (first_index, last_index) = (self.log.first_index(), self.log.last_index());
         let Some(progress) = self.tracker.progress.get_mut(&m.from) else { return };
         progress.set_recently_active(true);
+        // Class 20: a full window waits for the acknowledgement of what filled it, which may have been lost.
+        let windowed = progress.state() == ProgressState::Replicate && defects::active(Defect::WindowNeverFreed);
+        // Class 19: after a snapshot it waits for the member's answer to that, which may have been lost.
+        let installs = progress.state() == ProgressState::Probe && progress.match_index() + 1 < first_index;
         // Even with a full window one (empty) append may go: if all that filled it was lost, its answer will tell.
-        progress.resume();
+        if !(windowed || installs && defects::active(Defect::StuckInProbeAfterSnapshot)) {
+            progress.resume();
+        }
         if progress.match_index() < last_index || progress.state() == ProgressState::Probe {
             self.try_append(m.from, true);
         }

@@ -2,6 +2,7 @@
 //!
 //! A message is examined before anything changes, so that a refused one leaves no trace.
 
+use crate::defects::{self, Defect};
 use crate::error::StepError;
 use crate::message::{CAMPAIGN_TRANSFER, Message, MessageKind};
 use crate::raft::Raft;
@@ -39,7 +40,9 @@ impl<S: Storage> Raft<S> {
     /// A message of this node to itself, which takes effect now that it is durable.
     pub(crate) fn step_own(&mut self, m: Message) {
         let asks_ahead = m.kind == MessageKind::PreVoteResponse && m.term == self.term + 1;
-        if m.term == self.term || asks_ahead {
+        // Class 18: an acknowledgement is one, whatever was written in its place since.
+        let late = m.kind == MessageKind::AppendResponse && defects::active(Defect::OverwrittenAppendAcknowledged);
+        if m.term == self.term || asks_ahead || late {
             self.step_role(m);
         }
     }
@@ -78,10 +81,14 @@ impl<S: Storage> Raft<S> {
     }
 
     /// A node that lives in an earlier term. It may be a leader that does not know, or one that cannot win for being
-    /// behind: with leases or pre-vote nobody else would tell it, so it is told.
+    /// behind: where anyone has leases or pre-vote nobody else would tell it, so it is told.
     fn answer_stale(&mut self, m: &Message) {
+        // Class 35: who lives in the past is not worth an answer.
+        if defects::active(Defect::CheckQuorumSilence) {
+            return;
+        }
         match m.kind {
-            MessageKind::Heartbeat | MessageKind::Append if self.config.check_quorum || self.config.pre_vote => {
+            MessageKind::Heartbeat | MessageKind::Append if self.answers_stale_leaders() => {
                 let answer = self.message(MessageKind::AppendResponse, m.from);
                 self.send(answer);
             }
@@ -93,9 +100,18 @@ impl<S: Storage> Raft<S> {
         }
     }
 
+    fn answers_stale_leaders(&self) -> bool {
+        self.config.check_quorum || self.config.pre_vote || self.config.answer_stale_leaders
+    }
+
     /// The message is from a later term. Returns whether to go on with it.
     fn enter_term_of(&mut self, m: &Message) -> bool {
         match m.kind {
+            // Class 34: a voter helps to depose the leader that it hears.
+            MessageKind::Vote | MessageKind::PreVote if defects::active(Defect::NoPreVote) => {
+                self.become_follower(m.term, 0);
+                true
+            }
             MessageKind::Vote | MessageKind::PreVote if self.in_lease() && m.context != CAMPAIGN_TRANSFER => false,
             // Asking what would be, and a yes to that, move nobody's term.
             MessageKind::PreVote => true,
@@ -114,7 +130,12 @@ impl<S: Storage> Raft<S> {
     /// Raft §5.2, §5.4.1. Learners vote too: one may be a voter already in a configuration it has not applied yet.
     fn handle_vote_request(&mut self, m: &Message) {
         let pre = m.kind == MessageKind::PreVote;
-        let free = self.vote == m.from || (self.vote == 0 && self.leader == 0) || (pre && m.term > self.term);
+        // Class 33: a vote is given away once, even if its answer was lost.
+        let again = self.vote == m.from && !defects::active(Defect::RepeatedVoteDenied);
+        let free = again || (self.vote == 0 && self.leader == 0) || (pre && m.term > self.term);
+        // Class 15: a learner has no vote to give.
+        let learner = self.tracker.configuration.learners.contains(&self.config.id);
+        let free = free && !(learner && defects::active(Defect::LearnerRefusesVote));
         let granted = free && self.log.is_up_to_date(m.index, m.log_term) && self.log.fault().is_none();
         let kind = if pre { MessageKind::PreVoteResponse } else { MessageKind::VoteResponse };
         let answer = self.message(kind, m.from);
@@ -172,6 +193,8 @@ impl<S: Storage> Raft<S> {
             return Err(StepError::TwoLeaders(m.from));
         }
         match m.kind {
+            // Class 10: a leader's word on what is committed needs no check.
+            MessageKind::Heartbeat if defects::active(Defect::HeartbeatCommitUnbounded) => Ok(()),
             MessageKind::Heartbeat if m.commit > self.log.last_index() => Err(StepError::BeyondLog(m.commit)),
             MessageKind::Append if m.index <= self.log.committed() => match self.log.term(m.index) {
                 Ok(term) if term != m.log_term => Err(StepError::CommittedConflict(m.index)),

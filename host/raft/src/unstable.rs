@@ -5,6 +5,7 @@
 //!           ^ offset                    ^ handed_out_to          ^ offset + entries.len()
 //! ```
 
+use crate::defects::{self, Defect};
 use crate::types::{Entry, Index, Snapshot, Term};
 
 /// Entries and a snapshot that storage does not hold yet, or is not known to hold.
@@ -79,7 +80,9 @@ impl Unstable {
 
     /// Storage holds everything up to the entry (`index`, `term`). Ignored unless that very entry is here and handed out.
     pub fn stable_to(&mut self, index: Index, term: Term) {
-        if index < self.offset || index >= self.handed_out_to || self.term(index) != Some(term) {
+        // Class 18: the entry's index says enough.
+        let same = self.term(index) == Some(term) || defects::active(Defect::OverwrittenAppendAcknowledged);
+        if index < self.offset || index >= self.handed_out_to || !same {
             return;
         }
         self.entries.drain(..(index + 1 - self.offset) as usize);
@@ -89,7 +92,9 @@ impl Unstable {
 
     /// Storage installed the snapshot at `index`.
     pub fn stable_snapshot_to(&mut self, index: Index) {
-        if self.snapshot.as_ref().is_some_and(|s| s.meta.index == index) {
+        // Class 22: the snapshot that is installed is the one that waits, even if another came close behind it.
+        let any = defects::active(Defect::SnapshotsOvertakeEachOther);
+        if self.snapshot.as_ref().is_some_and(|s| s.meta.index == index || any) {
             self.snapshot = None;
             self.snapshot_handed_out = false;
         }

@@ -1,6 +1,6 @@
 //! The project's own scripts, and the proof that the interpreter can fail one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use interpreter::compare::{difference, side_by_side, significant};
 use interpreter::datadriven::{Directive, Piece, ScriptError, parse, render};
@@ -8,11 +8,23 @@ use interpreter::{Kind, Machine, Trouble, explain, find_scripts, run_file, run_o
 
 mod interpreter;
 
+/// How many scripts a topic of the protocol has at the least.
+const SCRIPTS_OF_A_TOPIC_MIN: usize = 5;
+/// How many scripts there are at the least.
+const SCRIPTS_MIN: usize = 120;
+
+fn own_scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts")
+}
+
+fn scripts_of(folder: &str) -> Vec<PathBuf> {
+    find_scripts(&own_scripts().join(folder)).expect("the folder of the topic is readable")
+}
+
 /// Runs every script of a topic and names each that fails.
 fn topic(folder: &str) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(folder);
-    let scripts = find_scripts(&root).expect("the folder of the topic is readable");
-    assert!(!scripts.is_empty(), "{} holds no script", root.display());
+    let scripts = scripts_of(folder);
+    assert!(!scripts.is_empty(), "{folder} holds no script");
     let mut failed = String::new();
     for script in scripts {
         let outcome = run_file(&script).expect("the script is readable");
@@ -23,29 +35,40 @@ fn topic(folder: &str) {
 }
 
 macro_rules! topics {
-    ($($name:ident: $folder:literal),* $(,)?) => {
-        $(#[test] fn $name() { topic($folder); })*
+    (protocol { $($name:ident),* $(,)? } arithmetic { $($pure:ident),* $(,)? }) => {
+        $(#[test] fn $name() { topic(stringify!($name)); })*
+        $(#[test] fn $pure() { topic(stringify!($pure)); })*
 
         #[test]
-        fn every_folder_of_scripts_is_run() {
-            let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
-            for entry in std::fs::read_dir(root).expect("the folder of scripts is readable") {
-                let name = entry.expect("the folder of scripts is readable").file_name();
-                assert!([$($folder),*].iter().any(|folder| name == *folder), "no test runs {name:?}");
+        fn every_topic_has_its_scripts_and_every_script_its_topic() {
+            let mut all = 0;
+            for folder in [$(stringify!($name)),*] {
+                let count = scripts_of(folder).len();
+                assert!(count >= SCRIPTS_OF_A_TOPIC_MIN, "{folder}: {count} scripts");
+                all += count;
             }
+            for folder in [$(stringify!($pure)),*] {
+                all += scripts_of(folder).len();
+            }
+            assert!(all >= SCRIPTS_MIN, "{all} scripts");
+            assert_eq!(all, find_scripts(&own_scripts()).expect("readable").len(), "a folder is run by no test");
         }
     };
 }
 
 topics! {
-    elections: "elections",
-    replication: "replication",
-    configuration: "configuration",
-    snapshots: "snapshots",
-    reads: "reads",
-    asynchronous_storage: "storage",
-    confchange: "confchange",
-    quorum: "quorum",
+    protocol {
+        elections, replication, commit, configuration, snapshots, reads, transfer, flow_control, async_storage,
+    }
+    arithmetic { confchange, quorum }
+}
+
+#[test]
+fn every_script_says_first_what_it_shows() {
+    for script in find_scripts(&own_scripts()).expect("readable") {
+        let text = std::fs::read_to_string(&script).expect("readable");
+        assert!(text.starts_with("# "), "{} opens without a comment", script.display());
+    }
 }
 
 #[test]
@@ -96,6 +119,11 @@ fn what_cannot_be_carried_out_names_its_line() {
         ("compact 1 99", "index 99"),
         ("add-nodes 1 voters=(1)", "index="),
         ("raft-log (1", "not closed"),
+        ("hold-msgs type=MsgApp", "takes the node"),
+        ("release-msgs 1 2", "unknown argument"),
+        ("duplicate-msgs 1 type=MsgNone", "unknown kind of message"),
+        ("restart 3", "does not exist"),
+        ("snapshot-ready 1 maybe", "is not a"),
     ] {
         let outcome = run_text(Kind::Interaction, &format!("{nodes}{directive}\n----\nok\n"));
         let bad = outcome.troubles.iter().find_map(|trouble| match trouble {

@@ -3,9 +3,11 @@
 //! Nodes have ids from 1 in the order in which they were added. Settings that a script does not name: an election
 //! timeout of 3 ticks, a heartbeat each tick, no size limits, and every optional behaviour off.
 //!
-//! Three commands exist only here: `read-index ID CONTEXT` asks for a linearizable read, `report-snapshot ID PEER ok|failed`
-//! tells a leader how sending a snapshot ended, and `send-message from= to= type= term= log-term= index= commit= reject=
-//! hint=` puts a message on the network that no node sent: a late copy, or what another implementation would send.
+//! Some commands exist only here: `read-index ID CONTEXT` asks for a linearizable read, `report-snapshot ID PEER ok|failed`
+//! tells a leader how sending a snapshot ended, `configuration ID` prints the membership in force at a node, and
+//! `send-message from= to= type= term= log-term= index= commit= reject= hint=` puts a message on the network that no node
+//! sent: a late copy, or what another implementation would send. Those of `faults.rs` come on top, and the settings
+//! `max-size-per-msg=`, `inflight-bytes=`, `max-uncommitted-size=` and `proposal-forwarding=` of `add-nodes`.
 
 use bytes::Bytes;
 use telegraft_raft::{
@@ -26,8 +28,11 @@ impl Machine for Environment {
             "add-nodes" => self.add_nodes(directive),
             "campaign" => self.on_node(directive, |env, at| env.nodes[at].raft.campaign()),
             "compact" => self.compact(directive),
+            "configuration" => self.on_node(directive, Self::print_configuration),
             "deliver-msgs" => self.deliver_messages(directive),
+            "duplicate-msgs" => self.duplicate_messages(directive),
             "forget-leader" => self.on_node(directive, |env, at| env.nodes[at].raft.forget_leader()),
+            "hold-msgs" => self.hold_messages(directive),
             "log-level" => self.log_level(directive),
             "process-append-thread" => self.on_each(directive, "processing append thread", Self::process_append),
             "process-apply-thread" => self.on_each(directive, "processing apply thread", Self::process_apply),
@@ -37,15 +42,18 @@ impl Machine for Environment {
             "raft-log" => self.on_node(directive, Self::print_log),
             "raft-state" => self.raft_state(directive),
             "read-index" => self.read_index(directive),
+            "release-msgs" => self.release_messages(directive),
             "report-snapshot" => self.report_snapshot(directive),
             "report-unreachable" => {
                 let (at, peer) = self.two_ids(directive)?;
                 self.nodes[at].raft.report_unreachable(peer);
                 Ok(())
             }
+            "restart" => self.restart(directive),
             "send-message" => self.send_message(directive),
             "send-snapshot" => self.send_snapshot(directive),
             "set-randomized-election-timeout" => self.set_election_timeout(directive),
+            "snapshot-ready" => self.snapshot_ready(directive),
             "stabilize" => self.run_stabilize(directive),
             "status" => self.on_node(directive, Self::print_status),
             "tick-election" => self.on_node(directive, |env, at| env.tick(at, env.nodes[at].election_ticks)),
@@ -57,9 +65,27 @@ impl Machine for Environment {
     }
 }
 
+impl Directive {
+    /// The printed name of a kind of message that an argument holds.
+    ///
+    /// # Errors
+    ///
+    /// It names no kind.
+    pub fn message_kind(&self, argument: &Argument) -> Result<String, ScriptError> {
+        let name = self.only::<String>(argument)?;
+        let local = ["MsgStorageAppendResp", "MsgStorageApplyResp"];
+        let mut known = MessageKind::ALL.iter().map(|kind| print::message_kind(*kind)).chain(local);
+        if known.any(|known| known == name) {
+            Ok(name)
+        } else {
+            Err(self.error(format!("unknown kind of message {name:?}")))
+        }
+    }
+}
+
 impl Environment {
     /// Position of the node whose id a word names.
-    fn position(&self, directive: &Directive, word: &str) -> Result<usize, ScriptError> {
+    pub fn position(&self, directive: &Directive, word: &str) -> Result<usize, ScriptError> {
         let id: NodeId = directive.read("node", word)?;
         let at = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
         at.filter(|at| *at < self.nodes.len())
@@ -67,7 +93,7 @@ impl Environment {
     }
 
     /// The positional arguments, where the command takes exactly `N` and nothing else.
-    fn words<'a, const N: usize>(&self, directive: &'a Directive) -> Result<[&'a str; N], ScriptError> {
+    pub fn words<'a, const N: usize>(&self, directive: &'a Directive) -> Result<[&'a str; N], ScriptError> {
         if let Some(argument) = directive.keyed().next() {
             return Err(directive.unknown(argument));
         }
@@ -131,6 +157,7 @@ impl Environment {
         config.async_storage_writes = false;
         config.step_down_on_removal = false;
         config.proposal_forwarding = true;
+        config.answer_stale_leaders = false;
         let mut snapshot = Snapshot::default();
         let mut empty = true;
         for argument in directive.keyed() {
@@ -140,6 +167,10 @@ impl Environment {
                 "index" => snapshot.meta.index = directive.only(argument)?,
                 "content" => snapshot.data = Bytes::from(directive.only::<String>(argument)?),
                 "inflight" => config.inflight_messages_max = directive.only(argument)?,
+                "inflight-bytes" => config.inflight_bytes_max = directive.only(argument)?,
+                "max-size-per-msg" => config.message_bytes_max = directive.only(argument)?,
+                "max-uncommitted-size" => config.uncommitted_bytes_max = directive.only(argument)?,
+                "proposal-forwarding" => config.proposal_forwarding = directive.only(argument)?,
                 "async-storage-writes" => config.async_storage_writes = directive.only(argument)?,
                 "prevote" => config.pre_vote = directive.only(argument)?,
                 "checkquorum" => config.check_quorum = directive.only(argument)?,
@@ -239,13 +270,7 @@ impl Environment {
                     }
                 }
                 ("type", Some(_)) => {
-                    let name = directive.only::<String>(argument)?;
-                    let local = ["MsgStorageAppendResp", "MsgStorageApplyResp"];
-                    let known = MessageKind::ALL.iter().map(|kind| print::message_kind(*kind)).chain(local);
-                    if !known.into_iter().any(|known| known == name) {
-                        return Err(directive.error(format!("unknown kind of message {name:?}")));
-                    }
-                    kind = Some(name);
+                    kind = Some(directive.message_kind(argument)?);
                 }
                 _ => return Err(directive.unknown(argument)),
             }

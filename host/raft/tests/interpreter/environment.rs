@@ -24,6 +24,8 @@ pub struct Environment {
     pub nodes: Vec<Node>,
     /// Messages under way, oldest first.
     pub network: Vec<Envelope>,
+    /// Messages that are delayed.
+    pub held: Vec<Envelope>,
     /// What the current command prints.
     pub output: Output,
 }
@@ -82,9 +84,11 @@ impl Environment {
         config.seed = config.id;
         let (election_ticks, heartbeat_ticks) = (config.election_ticks, config.heartbeat_ticks);
         let asynchronous = config.async_storage_writes;
-        let raft = Raft::new(config, Store::new(snapshot)).map_err(|error| error.to_string())?;
+        let raft = Raft::new(config.clone(), Store::new(snapshot)).map_err(|error| error.to_string())?;
         self.nodes.push(Node {
             raft,
+            config,
+            observed: None,
             election_ticks,
             heartbeat_ticks,
             asynchronous,

@@ -7,6 +7,7 @@
 //! | `environment.rs` | the nodes and the network between them; what a script can make them do |
 //! | `node.rs` | one node with the queues of its append and apply threads |
 //! | `commands.rs` | the commands of an interaction script |
+//! | `faults.rs` | the commands that make something go wrong |
 //! | `store.rs` | a node's durable log and state machine history |
 //! | `print.rs` | the printed forms of messages, entries, progress and `Ready` |
 //! | `confchange.rs`, `quorum.rs` | the two smaller languages for configuration changes and quorum arithmetic |
@@ -23,6 +24,7 @@ pub mod compare;
 pub mod confchange;
 pub mod datadriven;
 pub mod environment;
+pub mod faults;
 pub mod node;
 pub mod print;
 pub mod quorum;

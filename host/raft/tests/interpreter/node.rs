@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use telegraft_raft::{AppendTicket, ConfChangeV2, Entry, EntryKind, HardState, Index, Message, NodeId, Raft, Snapshot};
+use telegraft_raft::invariants::{self, Observation};
+use telegraft_raft::{
+    AppendTicket, ConfChangeV2, Config, Entry, EntryKind, HardState, Index, Message, NodeId, Raft, Snapshot,
+};
 
 use super::print::{self, Line};
 use super::store::Store;
@@ -16,6 +19,10 @@ pub const APPLY_THREAD: &str = "ApplyThread";
 pub struct Node {
     /// The core.
     pub raft: Raft<Store>,
+    /// The settings that it starts with.
+    pub config: Config,
+    /// What the last check saw.
+    pub observed: Option<Observation>,
     /// Ticks that `tick-election` makes.
     pub election_ticks: u32,
     /// Ticks that `tick-heartbeat` makes.
@@ -172,14 +179,21 @@ impl Node {
         [&state.voters, &state.voters_outgoing, &state.learners].into_iter().any(|ids| ids.contains(&self.raft.id()))
     }
 
+    /// What must hold after every step, and from one step to the next.
+    ///
     /// # Errors
     ///
-    /// The core stopped because a read of its log failed.
-    pub fn check(&self) -> Result<(), String> {
-        match self.raft.fault() {
-            Some(error) => Err(format!("node {} stopped: {error}", self.raft.id())),
-            None => Ok(()),
+    /// The core stopped because a read of its log failed, or breaks one of its invariants.
+    pub fn check(&mut self) -> Result<(), String> {
+        if let Some(error) = self.raft.fault() {
+            return Err(format!("node {} stopped: {error}", self.raft.id()));
         }
+        invariants::check(&self.raft).map_err(|violation| violation.to_string())?;
+        let now = invariants::observe(&self.raft);
+        if let Some(before) = self.observed.replace(now) {
+            invariants::check_across(self.raft.id(), &before, &now).map_err(|violation| violation.to_string())?;
+        }
+        Ok(())
     }
 }
 

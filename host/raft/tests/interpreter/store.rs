@@ -14,10 +14,11 @@ pub struct Store {
     /// Index and term just before the first entry of the log.
     start: (Index, Term),
     log: Vec<Entry>,
-    /// Membership of the last snapshot installed; the core reads it at start only.
+    /// Membership at the last start or snapshot installed; the core reads it at start only.
     conf_state: ConfState,
     /// States of the state machine, oldest first; never empty.
     history: Vec<Snapshot>,
+    snapshot_ready: bool,
 }
 
 impl Store {
@@ -29,12 +30,26 @@ impl Store {
             log: Vec::new(),
             conf_state: snapshot.meta.conf_state.clone(),
             history: vec![snapshot],
+            snapshot_ready: true,
         }
     }
 
     /// The newest state of the state machine.
     pub fn state(&self) -> Snapshot {
         self.history.last().cloned().unwrap_or_default()
+    }
+
+    /// What a restarted node reads: the membership of the newest state of the state machine. Returns the index of that
+    /// state, up to which nothing needs to be applied again.
+    pub fn reopen(&mut self) -> Index {
+        let state = self.state();
+        self.conf_state = state.meta.conf_state;
+        state.meta.index
+    }
+
+    /// Whether a snapshot can be had at once.
+    pub fn set_snapshot_ready(&mut self, ready: bool) {
+        self.snapshot_ready = ready;
     }
 
     /// Replaces the hard state.
@@ -137,6 +152,6 @@ impl Storage for Store {
     }
 
     fn snapshot(&self) -> Result<Snapshot, StorageError> {
-        Ok(self.state())
+        if self.snapshot_ready { Ok(self.state()) } else { Err(StorageError::SnapshotTemporarilyUnavailable) }
     }
 }
