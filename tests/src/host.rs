@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -220,7 +220,8 @@ impl HostProcess {
         }
     }
 
-    /// Stops the process in its tracks (SIGSTOP): sockets stay open, nobody answers.
+    /// Stops the process in its tracks (SIGSTOP): sockets stay open, nobody answers. Returns when it has stopped: the
+    /// signal takes effect when one of its threads gets to run, and the others go on until then.
     ///
     /// # Errors
     ///
@@ -228,7 +229,26 @@ impl HostProcess {
     pub fn pause(&mut self) -> Result<()> {
         self.signal(Signal::SIGSTOP)?;
         self.paused = true;
+        let begun = Instant::now();
+        while !self.has_stopped()? {
+            ensure!(begun.elapsed() < crate::polling::PATIENCE, "host {} does not stop", self.id);
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Ok(())
+    }
+
+    /// Whether every thread of the process is stopped (proc(5): state T).
+    fn has_stopped(&self) -> Result<bool> {
+        let child = self.child.as_ref().ok_or_else(|| anyhow!("host {} does not run", self.id))?;
+        for thread in fs::read_dir(format!("/proc/{}/task", child.id())).context("listing a host's threads")? {
+            let stat = fs::read_to_string(thread?.path().join("stat")).unwrap_or_default();
+            let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+            // No state: the thread has just ended.
+            if state.is_some_and(|state| state != "T") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Lets a paused process go on (SIGCONT).

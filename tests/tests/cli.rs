@@ -1,44 +1,11 @@
 //! Whole-cluster tests of the command line: what it prints for machines, how it fails, and how a host treats a bad
 //! configuration.
 
-use std::{fs, process::Stdio, time::Duration};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use telegraft_modules::{CHAT, KV};
-use telegraft_tests::{cluster::Cluster, host};
-use tokio::process::Command;
-
-/// What a command came to.
-#[derive(Debug)]
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ran {
-    fn json(&self) -> Result<Value> {
-        ensure!(self.code == 0, "{self:?}");
-        serde_json::from_str(&self.stdout).with_context(|| format!("no JSON: {self:?}"))
-    }
-}
-
-/// Runs `telegraft` with these arguments and nothing on standard input.
-async fn telegraft(arguments: &[&str]) -> Result<Ran> {
-    let mut command = Command::new(host::binary()?);
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TELEGRAFT_")) {
-        command.env_remove(name);
-    }
-    let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
-    let output = output.with_context(|| format!("telegraft {arguments:?} does not end"))??;
-    Ok(Ran {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8(output.stdout)?,
-        stderr: String::from_utf8(output.stderr)?,
-    })
-}
+use telegraft_tests::{cluster::Cluster, command::telegraft};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_mistake_in_a_configuration_is_named_with_its_key_and_the_exit_code_is_2() -> Result<()> {
@@ -85,6 +52,11 @@ async fn config_prints_the_effective_settings() -> Result<()> {
     for part in ["election_min", "150ms", "heartbeat", "50ms", "7400"] {
         ensure!(ran.stdout.contains(part), "{part} is missing in\n{}", ran.stdout);
     }
+    ensure!(ran.stdout.contains("read = \"read-index\""), "{}", ran.stdout);
+    let lease = telegraft(&["config", "--raft-read", "lease"]).await?;
+    ensure!(lease.code == 0 && lease.stdout.contains("read = \"lease\""), "{lease:?}");
+    let unsound = telegraft(&["config", "--raft-read", "lease", "--raft-check-quorum", "false"]).await?;
+    ensure!(unsound.code == 2 && unsound.stderr.contains("raft.read: lease needs raft.check_quorum"), "{unsound:?}");
     Ok(())
 }
 
@@ -162,6 +134,12 @@ async fn a_cluster_is_run_by_hand_from_upload_to_message() -> Result<()> {
     ])
     .await?;
     ensure!(read.json()?["reply"]["messages"][0]["content"] == "typed by hand", "{read:?}");
+    for command in ["query", "call"] {
+        let level = ["--consistency", "linearizable"];
+        let read = [&["--host", &second, "--json", command][..], &level, &["chat.v1.Chat/GetMessages", &question]];
+        let read = telegraft(&read.concat()).await?;
+        ensure!(read.json()?["reply"]["messages"][0]["content"] == "typed by hand", "{read:?}");
+    }
 
     // For people there are tables; they name the hosts.
     let table = telegraft(&["--host", &first, "status"]).await?;

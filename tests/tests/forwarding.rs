@@ -108,19 +108,6 @@ async fn a_read_at_an_index_that_never_comes_ends_at_its_deadline() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_linearizable_read_is_unimplemented_and_never_stale() -> Result<()> {
-    let cluster = Cluster::start_with_chat().await?;
-    let alice = chat::user_in_chat(cluster.clients(), "alice").await?;
-    for host in cluster.clients() {
-        match host.query(read_of(&alice, Consistency::Linearizable, 0), SHORT).await {
-            Err(status) => ensure!(status.code() == Code::Unimplemented, "{status:?}"),
-            Ok(reply) => bail!("answered at index {} without a read index", reply.index),
-        }
-    }
-    cluster.passed()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_through_another_host_gets_the_first_answer_and_is_applied_once() -> Result<()> {
     let mut cluster = Cluster::start_with_chat().await?;
     let alice = chat::user_in_chat(cluster.clients(), "alice").await?;

@@ -24,7 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("telegraft-sandbox", &["telegraft-raft", "telegraft-node", "telegraft-proto", "(telegraft-modules)"]),
     (
         "telegraft-sim",
-        &["telegraft-raft", "telegraft-node", "telegraft-sandbox", "telegraft-proto", "(telegraft-modules)"],
+        &["telegraft-raft", "telegraft-node", "telegraft-sandbox", "telegraft-proto", "telegraft-modules"],
     ),
     (
         "telegraft",

@@ -1,4 +1,4 @@
-//! The log's format on disk, version 1: keys and values of the RocksDB database, byte by byte. Owns their checks too.
+//! The log's format on disk, version 2: keys and values of the RocksDB database, byte by byte. Owns their checks too.
 //!
 //! All integers are big-endian, so that keys sort as numbers do. `crc` is CRC-32C (Castagnoli) over the record's key and
 //! the value's bytes before it: a value that is damaged, and one that stands under another record's key, are both seen.
@@ -26,7 +26,7 @@
 //! value  index u64 | term u64 | crc u32                                 20 bytes
 //!
 //! key    group u64 | b'c'           configuration in force               9 bytes
-//! value  conf | crc u32
+//! value  index u64 | conf | crc u32                                     index of the entry that brought it
 //!
 //! key    group u64 | b'n'           snapshot last installed              9 bytes
 //! value  index u64 | term u64 | conf | crc u32
@@ -38,12 +38,13 @@
 //! `format` and `start` are written first and are always there; a record that was never written counts as its default.
 
 use bytes::{Buf, Bytes};
+use telegraft_node::ports::ConfAt;
 use telegraft_raft::{ConfState, Entry, EntryKind, HardState, Index, SnapshotMeta};
 
 use crate::plan::Position;
 
 /// Version of this format.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 /// Column family of everything but entries.
 pub(crate) const STATE_FAMILY: &str = "state";
 /// Key of the format record.
@@ -172,18 +173,18 @@ pub(crate) fn decode_position(key: &[u8], value: &[u8]) -> Result<Position, Stri
     Ok(Position { index, term })
 }
 
-pub(crate) fn encode_conf_state(key: &[u8], conf_state: &ConfState) -> Vec<u8> {
-    let mut value = Vec::new();
-    put_conf(&mut value, conf_state);
+pub(crate) fn encode_conf_state(key: &[u8], conf: &ConfAt) -> Vec<u8> {
+    let mut value = conf.index.to_be_bytes().to_vec();
+    put_conf(&mut value, &conf.conf_state);
     seal(key, &mut value);
     value
 }
 
-pub(crate) fn decode_conf_state(key: &[u8], value: &[u8]) -> Result<ConfState, String> {
+pub(crate) fn decode_conf_state(key: &[u8], value: &[u8]) -> Result<ConfAt, String> {
     let mut body = open_seal(key, value)?;
-    let conf_state = conf_of(&mut body)?;
+    let (index, conf_state) = (u64_of(&mut body)?, conf_of(&mut body)?);
     at_end(body)?;
-    Ok(conf_state)
+    Ok(ConfAt { index, conf_state })
 }
 
 pub(crate) fn encode_snapshot(key: &[u8], meta: &SnapshotMeta) -> Vec<u8> {
@@ -335,8 +336,9 @@ mod tests {
             refuses_damage(&value, |value| decode_position(&key, value));
 
             let key = StateRecord::ConfState.key(group);
-            let value = encode_conf_state(&key, &conf);
-            prop_assert_eq!(decode_conf_state(&key, &value), Ok(conf.clone()));
+            let conf_at = ConfAt { index: a, conf_state: conf.clone() };
+            let value = encode_conf_state(&key, &conf_at);
+            prop_assert_eq!(decode_conf_state(&key, &value), Ok(conf_at));
             refuses_damage(&value, |value| decode_conf_state(&key, value));
 
             let key = StateRecord::Snapshot.key(group);

@@ -69,7 +69,7 @@ impl MemoryReader {
 impl Storage for MemoryReader {
     fn initial_state(&self) -> Result<(HardState, ConfState), StorageError> {
         let contents = self.contents();
-        Ok((contents.meta.hard_state, contents.meta.conf_state.clone()))
+        Ok((contents.meta.hard_state, contents.meta.conf.conf_state.clone()))
     }
 
     fn entries(&self, low: Index, high: Index, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
@@ -98,7 +98,11 @@ impl Storage for MemoryReader {
     }
 }
 
-impl LogReader for MemoryReader {}
+impl LogReader for MemoryReader {
+    fn conf_index(&self) -> Index {
+        self.contents().meta.conf.index
+    }
+}
 
 impl MemoryWriter {
     fn guarded(&mut self, attempt: impl FnOnce(&mut Contents) -> Result<(), LogFault>) -> Result<(), LogFault> {

@@ -9,8 +9,8 @@
 //! never leaves an entry of a newer term than the hard state's.
 
 use bytes::Bytes;
-use telegraft_node::ports::{LogFault, LogWrite};
-use telegraft_raft::{ConfState, Entry, HardState, Index, Snapshot, SnapshotMeta, StorageError, Term};
+use telegraft_node::ports::{ConfAt, LogFault, LogWrite};
+use telegraft_raft::{Entry, HardState, Index, Snapshot, SnapshotMeta, StorageError, Term};
 
 /// Index and term of an entry, possibly of one that is no longer there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(crate) struct Position {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LogMeta {
     pub(crate) hard_state: HardState,
-    pub(crate) conf_state: ConfState,
+    pub(crate) conf: ConfAt,
     /// Entries begin after this.
     pub(crate) start: Position,
     /// The newest entry, or `start` if there is none.
@@ -55,7 +55,7 @@ impl Plan {
         let mut plan = Self { meta: old.clone(), cleared: false, entries: Vec::new(), must_sync: false };
         for write in writes {
             if let Some(snapshot) = &write.snapshot {
-                plan.install(&snapshot.meta)?;
+                plan.install(snapshot)?;
             }
             if !write.entries.is_empty() {
                 plan.append(&write.entries, &stored_term)?;
@@ -63,8 +63,8 @@ impl Plan {
             if let Some(hard_state) = &write.hard_state {
                 plan.set_hard_state(hard_state)?;
             }
-            if let Some(conf_state) = &write.conf_state {
-                plan.meta.conf_state = conf_state.clone();
+            if let Some(conf) = &write.conf_state {
+                plan.configure(conf)?;
             }
             plan.check()?;
             plan.must_sync |= write.must_sync;
@@ -90,7 +90,7 @@ impl Plan {
         }
         self.meta.start = Position { index: meta.index, term: meta.term };
         self.meta.last = self.meta.start;
-        self.meta.conf_state = meta.conf_state.clone();
+        self.meta.conf = ConfAt { index: meta.index, conf_state: meta.conf_state.clone() };
         self.meta.snapshot = Some(meta.clone());
         // A snapshot is made of committed entries only; the hard state that says so may come with a later write.
         self.meta.hard_state.commit = meta.index;
@@ -159,6 +159,15 @@ impl Plan {
         }
         self.entries.extend_from_slice(entries);
         self.meta.last = Position { index: last.index, term: last.term };
+        Ok(())
+    }
+
+    fn configure(&mut self, conf: &ConfAt) -> Result<(), LogFault> {
+        let before = self.meta.conf.index;
+        if conf.index < before {
+            return Err(LogFault(format!("the configuration would go back from entry {before} to {}", conf.index)));
+        }
+        self.meta.conf = conf.clone();
         Ok(())
     }
 

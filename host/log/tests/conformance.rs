@@ -42,6 +42,7 @@ conformance![
     committed_entries_are_never_replaced,
     compacted_entries_are_never_written,
     a_snapshot_never_drops_committed_entries,
+    a_configuration_never_goes_back,
     uncommitted_entries_are_never_compacted,
     terms_never_go_back,
     votes_never_change_within_a_term,
@@ -70,7 +71,7 @@ fn a_new_log_is_empty(reader: impl LogReader, mut writer: impl LogWriter) {
 }
 
 fn what_was_written_is_read(reader: impl LogReader, mut writer: impl LogWriter) {
-    writer.write(&[LogWrite { conf_state: Some(voters(&[1, 2, 3])), ..LogWrite::default() }]).unwrap();
+    writer.write(&[LogWrite { conf_state: Some(conf(0, &[1, 2, 3])), ..LogWrite::default() }]).unwrap();
     let mut written = entries(1..=5, 1);
     written[1].kind = EntryKind::ConfChange;
     written[2].kind = EntryKind::ConfChangeV2;
@@ -165,6 +166,7 @@ fn a_snapshot_empties_the_log(reader: impl LogReader, mut writer: impl LogWriter
     assert_eq!(reader.term(6), Ok(2));
     assert_eq!(reader.term(7), Err(StorageError::Unavailable));
     assert_eq!(reader.initial_state(), Ok((hard(2, 0, 6), voters(&[4, 5]))));
+    assert_eq!(reader.conf_index(), 6);
     assert_eq!(all(&reader), []);
 }
 
@@ -175,12 +177,13 @@ fn a_snapshot_and_the_entries_after_it_come_in_one_write(reader: impl LogReader,
         entries: entries(11..=13, 2),
         // The core made this before it knew the snapshot's index.
         hard_state: Some(hard(2, 0, 0)),
-        conf_state: Some(voters(&[1, 2])),
+        conf_state: Some(conf(11, &[1, 2])),
         must_sync: true,
     };
     writer.write(&[install, write(entries(13..=14, 3), hard(3, 0, 11))]).unwrap();
     assert_eq!(all(&reader), [entries(11..=12, 2), entries(13..=14, 3)].concat());
     assert_eq!(reader.initial_state(), Ok((hard(3, 0, 11), voters(&[1, 2]))));
+    assert_eq!(reader.conf_index(), 11);
 }
 
 fn a_snapshot_is_offered_until_the_log_is_compacted_beyond_it(reader: impl LogReader, mut writer: impl LogWriter) {
@@ -192,9 +195,16 @@ fn a_snapshot_is_offered_until_the_log_is_compacted_beyond_it(reader: impl LogRe
             write(entries(7..=9, 2), hard(2, 0, 9)),
         ])
         .unwrap();
-    assert_eq!(reader.snapshot().unwrap().meta, taken.meta);
+    assert_eq!(reader.snapshot().unwrap().meta, taken);
     writer.compact(7).unwrap();
     assert_eq!(reader.snapshot(), Err(StorageError::SnapshotTemporarilyUnavailable));
+}
+
+fn a_configuration_never_goes_back(reader: impl LogReader, mut writer: impl LogWriter) {
+    let configure = |index, ids: &[u64]| LogWrite { conf_state: Some(conf(index, ids)), ..LogWrite::default() };
+    writer.write(&[configure(4, &[1, 2]), configure(7, &[1, 2, 3])]).unwrap();
+    assert_eq!(reader.conf_index(), 7);
+    refused(&mut writer, &[configure(4, &[1])], "the configuration would go back from entry 7 to 4");
 }
 
 /// The write must fail with `words`, and so must everything after it.

@@ -232,10 +232,10 @@ fn a_log_of_a_later_format_is_refused_by_version() {
     let folder = tempfile::tempdir().unwrap();
     let path = written(folder.path());
     let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), &path, ["default", "state"]).unwrap();
-    db.put_cf(db.cf_handle("state").unwrap(), "format", b"TGLG\0\0\0\x02whatever comes then").unwrap();
+    db.put_cf(db.cf_handle("state").unwrap(), "format", b"TGLG\0\0\0\x03whatever comes then").unwrap();
     drop(db);
     let error = telegraft_log::open(&path, GROUP, small()).err().expect("opened");
-    assert!(matches!(error, OpenError::Format { found: 2, expected: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::Format { found: 3, expected: 2, .. }), "{error}");
 }
 
 #[test]

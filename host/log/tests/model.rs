@@ -64,6 +64,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model {
     hard_state: HardState,
     voters: Vec<u64>,
+    /// Where the configuration is from.
+    configured_at: Index,
     start: (Index, Term),
     entries: BTreeMap<Index, Entry>,
 }
@@ -107,13 +109,14 @@ impl Model {
                     self.entries.clear();
                     self.hard_state.commit = index;
                     self.voters = vec![index];
+                    self.configured_at = index;
                     write.snapshot = Some(snapshot);
                     write.must_sync = true;
                 }
             }
             Change::Configure { voters: ids } => {
                 self.voters.clone_from(ids);
-                write.conf_state = Some(voters(ids));
+                write.conf_state = Some(conf(self.configured_at, ids));
             }
         }
         write
@@ -130,6 +133,7 @@ impl Model {
         let (hard_state, conf_state) = reader.initial_state().unwrap();
         prop_assert_eq!(hard_state, self.hard_state);
         prop_assert_eq!(conf_state, voters(&self.voters));
+        prop_assert_eq!(reader.conf_index(), self.configured_at);
         prop_assert_eq!(reader.first_index(), self.start.0 + 1);
         prop_assert_eq!(reader.last_index(), self.last().0);
         prop_assert_eq!(reader.term(self.start.0), Ok(self.start.1));

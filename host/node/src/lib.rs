@@ -16,18 +16,22 @@
 //!
 //! ```text
 //! persisted  →  send(messages_after_append), count our own vote and acknowledgement
-//! applied    →  answer the clients whose writes these were
+//! applied    →  answer the clients whose writes these were, and those whose reads waited for them
 //! ```
 //!
-//! Ordering promises the node relies on: writes are persisted in the order they were handed over, entries are applied in
-//! the order they were handed over, and completions come back in that order too.
+//! Ordering promises the node relies on: writes are persisted in the order they were handed over, entries are applied (and
+//! snapshots restored) in the order they were handed over, and completions come back in that order too. Across the two
+//! the node itself keeps order where it matters (`order.rs`).
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod lease;
 mod node;
+mod order;
 mod pending;
 pub mod ports;
+mod reads;
 
 pub use node::{AppliedEntry, Input, Node, NodeConfig, NodeFault, Ports, Write};
-pub use pending::{Responder, WriteOutcome};
+pub use pending::{ReadOutcome, Responder, WriteOutcome};

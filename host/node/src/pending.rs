@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use telegraft_raft::{Index, NodeId, Term};
+use telegraft_raft::{Index, NodeId, ProposeError, Term};
 
 use crate::ports::Outcome;
 
@@ -28,12 +28,33 @@ pub enum WriteOutcome {
     Unknown,
     /// Too many writes are under way on this node; nothing was proposed.
     Overloaded,
+    /// A change that takes the leader out of a group of two: leadership is to be transferred first. Nothing was proposed.
+    TransferFirst,
+    /// A change of the members that the leader refuses now, and why. Nothing of it takes effect.
+    ChangeRefused(ProposeError),
 }
 
-/// Takes the answer of one write to whoever waits for it.
+/// What became of the wish to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// A read of this node's machine is linearizable from now on: the machine has applied this index, which was the commit
+    /// index at some time since the wish was handed in.
+    At {
+        /// The index.
+        index: Index,
+    },
+    /// No leader is known, or leadership changed meanwhile: ask again.
+    NoLeader,
+    /// Too many reads wait on this node.
+    Overloaded,
+}
+
+/// Takes one answer to whoever waits for it: exactly one of the two is called, once. Must not block.
 pub trait Responder {
-    /// Called once. Must not block.
+    /// The answer to a write.
     fn respond(self, outcome: WriteOutcome);
+    /// The answer to a read.
+    fn respond_read(self, outcome: ReadOutcome);
 }
 
 /// Writes that this node proposed as leader, by index and term.
@@ -57,6 +78,16 @@ impl<R: Responder> Pending<R> {
     /// Notes that the entry `index` of `term` was proposed for `responder`.
     pub(crate) fn add(&mut self, index: Index, term: Term, responder: R) {
         self.waiting.insert((index, term), responder);
+    }
+
+    /// The machine was restored at `index`: what became of the writes up to there nobody here can say any more.
+    pub(crate) fn passed_over(&mut self, index: Index) {
+        while let Some(first) = self.waiting.first_entry() {
+            if first.key().0 > index {
+                return;
+            }
+            first.remove().respond(WriteOutcome::Unknown);
+        }
     }
 
     /// Answers whoever waits at `index`, where an entry of `term` was applied: it, or that it was replaced. Who still
@@ -91,6 +122,9 @@ mod tests {
     impl Responder for Note {
         fn respond(self, outcome: WriteOutcome) {
             self.1.borrow_mut().push((self.0, outcome));
+        }
+        fn respond_read(self, outcome: ReadOutcome) {
+            unreachable!("no read was asked for: {outcome:?}");
         }
     }
     fn ok() -> Outcome {
@@ -142,5 +176,16 @@ mod tests {
         pending.add(5, 2, Note(1, answers.clone()));
         pending.applied(9, 3, ok());
         assert_eq!(*answers.borrow(), [(1, WriteOutcome::Unknown)]);
+    }
+
+    #[test]
+    fn a_restored_machine_leaves_the_writes_up_to_there_in_doubt() {
+        let answers = Answers::default();
+        let mut pending = Pending::new();
+        pending.add(5, 2, Note(1, answers.clone()));
+        pending.add(6, 2, Note(2, answers.clone()));
+        pending.passed_over(5);
+        assert_eq!(*answers.borrow(), [(1, WriteOutcome::Unknown)]);
+        assert_eq!(pending.len(), 1);
     }
 }

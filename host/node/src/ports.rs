@@ -3,7 +3,7 @@
 //! the simulator.
 
 use bytes::Bytes;
-use telegraft_raft::{ConfState, Entry, HardState, Index, Snapshot, Storage};
+use telegraft_raft::{ConfState, Entry, HardState, Index, Snapshot, SnapshotMeta, Storage};
 
 /// What must become durable together, and in the order in which it was handed over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,13 +12,22 @@ pub struct LogWrite {
     pub hard_state: Option<HardState>,
     /// Consecutive entries; they replace whatever the log holds from the first one's index on.
     pub entries: Vec<Entry>,
-    /// A snapshot received from the leader: the log becomes empty, and begins after the snapshot's index.
-    pub snapshot: Option<Snapshot>,
+    /// A snapshot that the machine has been restored from: the log becomes empty, and begins after the snapshot's index.
+    pub snapshot: Option<SnapshotMeta>,
     /// The configuration in force, where it changed.
-    pub conf_state: Option<ConfState>,
+    pub conf_state: Option<ConfAt>,
     /// Whether an answer waits for this write: it must be on stable storage before `write` returns. A write of a commit
     /// index alone need not.
     pub must_sync: bool,
+}
+
+/// A configuration, and the index of the entry (or snapshot) that brought it into force; 0 for the first one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfAt {
+    /// In force once the entry at this index is applied.
+    pub index: Index,
+    /// The members.
+    pub conf_state: ConfState,
 }
 
 /// The writing half of a log. Owned by one thread.
@@ -37,7 +46,11 @@ pub trait LogWriter: Send {
 
 /// The reading half of a log, as the consensus core wants it; cheap to clone, used from any thread. It sees a write once
 /// [`LogWriter::write`] has returned.
-pub trait LogReader: Storage + Clone + Send + Sync + 'static {}
+pub trait LogReader: Storage + Clone + Send + Sync + 'static {
+    /// The index of the stored configuration. Entries at or below it must not change the configuration again when they are
+    /// applied once more after a restart.
+    fn conf_index(&self) -> Index;
+}
 
 /// The log can no longer be trusted; the node stops.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -105,6 +118,33 @@ pub trait Machine: Send {
     ///
     /// Only for the host's own defects. A guest's failure is an outcome.
     fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, MachineFault>;
+
+    /// Makes all that is applied survive a power loss, and says up to which index. Only up to there may the log be
+    /// compacted: newer effects may be lost with the power, and the log must have their entries.
+    ///
+    /// # Errors
+    ///
+    /// Only for the host's own defects.
+    fn make_durable(&mut self) -> Result<Index, MachineFault>;
+
+    /// The whole state at [`Machine::applied_index`], sessions and all, for [`Machine::restore`] on another host.
+    ///
+    /// # Errors
+    ///
+    /// Only for the host's own defects.
+    fn snapshot(&mut self) -> Result<Bytes, MachineFault>;
+
+    /// Replaces the state by a snapshot's, durably before it returns; a crash on the way leaves the old state or the new
+    /// one. The applied index is then the snapshot's. A snapshot at or below the applied index changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The host's own defects, and data that is no state of a machine.
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), MachineFault>;
+
+    /// The snapshot that the state was last restored from. A host that stops between the restoration and the log's word of
+    /// it (see [`LogWrite::snapshot`]) mends the log with this when it starts.
+    fn restored_from(&self) -> Option<SnapshotMeta>;
 }
 
 /// The reading half of a machine; shared by the threads that answer reads.

@@ -5,17 +5,23 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
     rc::Rc,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use telegraft_node::{AppliedEntry, Input, Node, NodeConfig, Ports, Responder, Write, WriteOutcome, ports::LogWrite};
+use telegraft_node::{
+    AppliedEntry, Input, Node, NodeConfig, Ports, ReadOutcome, Responder, Write, WriteOutcome, ports::LogWrite,
+};
 use telegraft_raft::{
-    ConfState, Config, Entry, HardState, Index, Message, NodeId, Raft, Role, Snapshot, Storage, StorageError, Term,
+    ConfChangeKind, ConfChangeSingle, ConfChangeV2, ConfState, Config, Entry, EntryKind, HardState, Index, Message,
+    MessageKind, NodeId, Raft, Role, Snapshot, SnapshotMeta, Storage, StorageError, Term,
 };
 
-/// What is durable on one node.
+/// What is durable on one node: hard state, entries, and the index of the configuration.
 #[derive(Clone, Default)]
-struct Disk(Rc<RefCell<(HardState, Vec<Entry>)>>);
+struct Disk(Rc<RefCell<Durable>>);
+
+type Durable = (HardState, Vec<Entry>, Option<Index>);
 
 impl Disk {
     fn write(&self, write: LogWrite) {
@@ -27,6 +33,9 @@ impl Disk {
         }
         if let Some(hard_state) = write.hard_state {
             disk.0 = hard_state;
+        }
+        if let Some(conf) = write.conf_state {
+            disk.2 = Some(conf.index);
         }
     }
 }
@@ -56,13 +65,23 @@ impl Storage for Disk {
     }
 }
 
-type Answers = Rc<RefCell<Vec<(u32, WriteOutcome)>>>;
+type Answers = Rc<Given>;
+
+/// What clients were told.
+#[derive(Default)]
+struct Given {
+    writes: RefCell<Vec<(u32, WriteOutcome)>>,
+    reads: RefCell<Vec<(u32, ReadOutcome)>>,
+}
 
 struct Client(u32, Answers);
 
 impl Responder for Client {
     fn respond(self, outcome: WriteOutcome) {
-        self.1.borrow_mut().push((self.0, outcome));
+        self.1.writes.borrow_mut().push((self.0, outcome));
+    }
+    fn respond_read(self, outcome: ReadOutcome) {
+        self.1.reads.borrow_mut().push((self.0, outcome));
     }
 }
 
@@ -72,6 +91,7 @@ struct Asked {
     messages: Vec<Message>,
     writes: VecDeque<LogWrite>,
     applies: VecDeque<Vec<Entry>>,
+    restores: VecDeque<Snapshot>,
 }
 
 impl Ports for Asked {
@@ -84,7 +104,13 @@ impl Ports for Asked {
     fn apply(&mut self, entries: Vec<Entry>) {
         self.applies.push_back(entries);
     }
+    fn restore(&mut self, snapshot: Snapshot) {
+        self.restores.push_back(snapshot);
+    }
 }
+
+/// Leases apart, nothing looks at the time.
+const NOW: Duration = Duration::ZERO;
 
 struct World {
     nodes: BTreeMap<NodeId, (Node<Disk, Client>, Asked, Disk)>,
@@ -106,7 +132,15 @@ impl World {
                 ..Config::new(id, id)
             };
             let raft = Raft::new(config, disk.clone()).unwrap();
-            (id, (Node::new(raft, NodeConfig { pending_writes_max }), Asked::default(), disk))
+            let config = NodeConfig {
+                pending_writes_max,
+                pending_reads_max: 2,
+                read_again_ticks: 5,
+                lease: None,
+                election_ticks: 10,
+                incarnation: id,
+            };
+            (id, (Node::new(raft, 0, config), Asked::default(), disk))
         };
         Self {
             nodes: (1..=3).map(node).collect(),
@@ -118,7 +152,7 @@ impl World {
 
     fn give(&mut self, id: NodeId, input: Input<Client>) {
         let (node, asked, _) = self.nodes.get_mut(&id).unwrap();
-        node.turn([input], asked).unwrap();
+        node.turn(NOW, [input], asked).unwrap();
     }
 
     fn write(&mut self, id: NodeId, number: u32) {
@@ -128,36 +162,38 @@ impl World {
 
     /// Does all that was asked until nothing is left: logs write, machines apply, messages arrive.
     fn settle(&mut self) {
-        loop {
-            let mut worked = false;
-            for id in [1, 2, 3] {
-                let (node, asked, disk) = self.nodes.get_mut(&id).unwrap();
-                if self.disks_work[&id]
-                    && let Some(write) = asked.writes.pop_front()
-                {
-                    disk.write(write);
-                    node.turn([Input::Persisted { count: 1 }], asked).unwrap();
-                    worked = true;
-                }
-                if let Some(entries) = asked.applies.pop_front() {
-                    let applied = entries
-                        .iter()
-                        .map(|e| AppliedEntry { index: e.index, term: e.term, outcome: Ok(e.data.clone()) })
-                        .collect();
-                    node.turn([Input::Applied(applied)], asked).unwrap();
-                    worked = true;
-                }
-                for message in std::mem::take(&mut asked.messages) {
-                    worked = true;
-                    if self.cut_off != Some(message.from) && self.cut_off != Some(message.to) {
-                        self.give(message.to, Input::Peer(message));
-                    }
-                }
+        while self.settle_once() {}
+    }
+
+    /// One round of that; says whether there was anything to do.
+    fn settle_once(&mut self) -> bool {
+        let mut worked = false;
+        for id in [1, 2, 3] {
+            let (node, asked, disk) = self.nodes.get_mut(&id).unwrap();
+            if self.disks_work[&id]
+                && let Some(write) = asked.writes.pop_front()
+            {
+                disk.write(write);
+                node.turn(NOW, [Input::Persisted { count: 1 }], asked).unwrap();
+                worked = true;
             }
-            if !worked {
-                return;
+            if let Some(entries) = asked.applies.pop_front() {
+                let applied = entries
+                    .iter()
+                    .map(|e| AppliedEntry { index: e.index, term: e.term, outcome: Ok(e.data.clone()) })
+                    .collect();
+                node.turn(NOW, [Input::Applied(applied)], asked).unwrap();
+                worked = true;
+            }
+            for message in std::mem::take(&mut asked.messages) {
+                worked = true;
+                let lost = [message.from, message.to].iter().any(|id| self.cut_off == Some(*id));
+                if !lost && self.nodes.contains_key(&message.to) {
+                    self.give(message.to, Input::Peer(message));
+                }
             }
         }
+        worked
     }
 
     /// Lets time pass, for all nodes alike, until one of `candidates` leads.
@@ -175,8 +211,12 @@ impl World {
         panic!("nobody was elected in 1,000 ticks");
     }
 
+    fn read(&mut self, id: NodeId, number: u32) {
+        self.give(id, Input::Read(Client(number, self.answers.clone())));
+    }
+
     fn answers(&self) -> Vec<(u32, WriteOutcome)> {
-        self.answers.borrow().clone()
+        self.answers.writes.borrow().clone()
     }
 }
 
@@ -284,9 +324,168 @@ fn writes_of_one_turn_travel_in_one_append() {
         .map(|n| Input::Write(Write { data: Bytes::from(n.to_string()), responder: Client(n, world.answers.clone()) }))
         .collect();
     let (node, asked, _) = world.nodes.get_mut(&leader).unwrap();
-    node.turn(writes, asked).unwrap();
+    node.turn(NOW, writes, asked).unwrap();
     assert_eq!(asked.writes.len(), 1, "one write of the log");
     assert_eq!(asked.messages.iter().filter(|m| !m.entries.is_empty()).count(), 2, "one append to each follower");
     world.settle();
     assert_eq!(world.answers().len(), 10);
+}
+
+#[test]
+fn a_read_on_any_node_is_of_what_was_committed_before_it() {
+    let mut world = World::new(100);
+    let leader = world.elect(&[1, 2, 3]);
+    world.write(leader, 7);
+    world.settle();
+    for id in [1, 2, 3] {
+        world.read(id, id as u32);
+        world.settle();
+        let reads = world.answers.reads.borrow().clone();
+        let (_, outcome) = reads.into_iter().find(|(number, _)| *number == id as u32).expect("the read is answered");
+        assert_eq!(outcome, ReadOutcome::At { index: 2 }, "on node {id}");
+        assert_eq!(world.nodes[&id].0.raft().applied_index(), 2);
+    }
+}
+
+#[test]
+fn a_leader_that_is_cut_off_answers_no_read() {
+    let mut world = World::new(100);
+    let old = world.elect(&[1, 2, 3]);
+    world.cut_off = Some(old);
+    world.read(old, 1);
+    world.settle();
+    assert_eq!(*world.answers.reads.borrow(), []);
+    let others: Vec<_> = [1, 2, 3].into_iter().filter(|id| *id != old).collect();
+    world.elect(&others);
+    for _ in 0..30 {
+        world.give(old, Input::Tick);
+        world.settle();
+    }
+    assert_eq!(*world.answers.reads.borrow(), [(1, ReadOutcome::NoLeader)], "it stepped down");
+}
+
+#[test]
+fn a_read_whose_request_was_lost_is_asked_again() {
+    let mut world = World::new(100);
+    let leader = world.elect(&[1, 2, 3]);
+    let follower = [1, 2, 3].into_iter().find(|id| *id != leader).unwrap();
+    world.read(follower, 1);
+    world.nodes.get_mut(&follower).unwrap().1.messages.clear();
+    world.settle();
+    assert_eq!(*world.answers.reads.borrow(), []);
+    for _ in 0..6 {
+        for id in [1, 2, 3] {
+            world.give(id, Input::Tick);
+        }
+        world.settle();
+    }
+    assert_eq!(world.answers.reads.borrow().len(), 1);
+}
+
+#[test]
+fn reads_beyond_the_bound_are_refused_at_once() {
+    let mut world = World::new(100);
+    let leader = world.elect(&[1, 2, 3]);
+    world.cut_off = Some(leader);
+    for number in 1..=3 {
+        world.read(leader, number);
+    }
+    assert_eq!(*world.answers.reads.borrow(), [(3, ReadOutcome::Overloaded)]);
+}
+
+#[test]
+fn a_read_without_a_leader_is_told_so() {
+    let mut world = World::new(100);
+    world.read(1, 1);
+    assert_eq!(*world.answers.reads.borrow(), [(1, ReadOutcome::NoLeader)]);
+}
+
+#[test]
+fn a_change_of_members_is_answered_once_it_is_in_force() {
+    let mut world = World::new(100);
+    let leader = world.elect(&[1, 2, 3]);
+    let change = ConfChangeV2 {
+        changes: vec![ConfChangeSingle { kind: ConfChangeKind::AddLearnerNode, node: 4 }],
+        ..ConfChangeV2::default()
+    };
+    let responder = Client(1, world.answers.clone());
+    world.give(leader, Input::ChangeMembers { change, responder });
+    world.settle();
+    assert!(matches!(world.answers()[..], [(1, WriteOutcome::Applied { index: 2, .. })]), "{:?}", world.answers());
+    assert_eq!(world.nodes[&leader].0.raft().conf_state().learners, [4]);
+    assert_eq!(world.nodes[&leader].2.0.borrow().2, Some(2), "the log has the configuration of entry 2");
+    let meta = world.nodes[&leader].0.snapshot_meta(2).expect("the configuration of index 2 is known");
+    assert_eq!((meta.index, meta.conf_state.learners), (2, vec![4]));
+}
+
+#[test]
+fn the_leader_of_two_is_not_taken_out() {
+    let mut world = World::new(100);
+    let leader = world.elect(&[1, 2, 3]);
+    let other = [1, 2, 3].into_iter().find(|id| *id != leader).unwrap();
+    let remove = |world: &mut World, number, node| {
+        let changes = vec![ConfChangeSingle { kind: ConfChangeKind::RemoveNode, node }];
+        let change = ConfChangeV2 { changes, ..ConfChangeV2::default() };
+        let responder = Client(number, world.answers.clone());
+        world.give(leader, Input::ChangeMembers { change, responder });
+        world.settle();
+    };
+    remove(&mut world, 1, other);
+    remove(&mut world, 2, leader);
+    let answers = world.answers();
+    assert!(matches!(answers[0], (1, WriteOutcome::Applied { .. })), "{answers:?}");
+    assert_eq!(answers[1], (2, WriteOutcome::TransferFirst));
+}
+
+#[test]
+fn a_change_that_the_log_has_already_is_not_made_again() {
+    let disk = Disk::default();
+    let change = ConfChangeV2 {
+        changes: vec![ConfChangeSingle { kind: ConfChangeKind::AddLearnerNode, node: 4 }],
+        ..ConfChangeV2::default()
+    };
+    let entry = Entry { term: 1, index: 1, kind: EntryKind::ConfChangeV2, data: change.encode() };
+    *disk.0.borrow_mut() = (HardState { term: 1, vote: 0, commit: 1 }, vec![entry], Some(1));
+    let raft = Raft::new(Config::new(1, 1), disk).unwrap();
+    let config = NodeConfig {
+        pending_writes_max: 1,
+        pending_reads_max: 1,
+        read_again_ticks: 1,
+        lease: None,
+        election_ticks: 10,
+        incarnation: 1,
+    };
+    let mut node: Node<_, Client> = Node::new(raft, 1, config);
+    let mut asked = Asked::default();
+    node.turn(NOW, [], &mut asked).unwrap();
+    assert_eq!(asked.applies.len(), 1, "the machine still gets the entry");
+    assert_eq!(asked.writes.len(), 0);
+    assert_eq!(node.raft().conf_state().learners, [0; 0], "what is stored is in force, whatever it says");
+}
+
+#[test]
+fn a_snapshot_is_in_the_machine_before_the_log_hears_of_it() {
+    let mut world = World::new(100);
+    let conf_state = ConfState { voters: vec![1, 2, 3], ..ConfState::default() };
+    let meta = SnapshotMeta { conf_state, index: 10, term: 3 };
+    let snapshot = Snapshot { meta: meta.clone(), data: Bytes::from_static(b"state") };
+    let message =
+        Message { term: 3, snapshot: Some(Box::new(snapshot.clone())), ..Message::new(MessageKind::Snapshot, 2, 1) };
+    world.give(1, Input::Peer(message));
+    // An append right behind it must wait as well: it builds on the snapshot.
+    let entry = Entry { term: 3, index: 11, kind: EntryKind::Normal, data: Bytes::new() };
+    let append =
+        Message { term: 3, log_term: 3, index: 10, entries: vec![entry], ..Message::new(MessageKind::Append, 2, 1) };
+    world.give(1, Input::Peer(append));
+    let (node, asked, _) = world.nodes.get_mut(&1).unwrap();
+    assert_eq!(asked.restores, [snapshot]);
+    assert_eq!(asked.writes.len(), 0, "nothing of it is in the log yet");
+    assert!(asked.messages.iter().all(|m| m.kind != MessageKind::AppendResponse), "nothing is acknowledged");
+    node.turn(NOW, [Input::Restored], asked).unwrap();
+    assert_eq!(asked.writes.len(), 2);
+    assert_eq!((asked.writes[0].snapshot.as_ref(), asked.writes[0].must_sync), (Some(&meta), true));
+    node.turn(NOW, [Input::Persisted { count: 2 }], asked).unwrap();
+    assert_eq!(node.raft().applied_index(), 10);
+    let acknowledged = asked.messages.iter().filter(|m| m.kind == MessageKind::AppendResponse).map(|m| m.index).max();
+    assert_eq!(acknowledged, Some(11));
 }

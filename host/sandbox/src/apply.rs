@@ -6,13 +6,19 @@
 //! new transaction, which must give the outcomes they gave before, the offender is recorded as failed without being run,
 //! and the transaction is committed there. Where batches and transactions end is never visible in the state.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use prost::Message;
 use telegraft_node::ports::{Code, Machine, MachineFault, Outcome, Rejection};
 use telegraft_proto::internal::{Activate, Command, command::Body};
-use telegraft_raft::{Entry, EntryKind, Index};
+use telegraft_raft::{
+    Entry, EntryKind, Index, Snapshot, SnapshotMeta,
+    defects::{self, Defect},
+};
 
 use crate::{
     active::{ActiveModule, Published},
@@ -20,11 +26,13 @@ use crate::{
     database::{Database, fault},
     guest::{Ask, Context, Ended, Guest, rejection},
     limits::Limits,
-    module::{BadModule, Digest, decode_service},
-    reader::MachineReader,
+    module::{BadModule, Digest},
+    reader::{Connections, MachineReader},
+    restore::{Loaded, load},
     sandbox::{Sandbox, describe},
     schema::{self, Meta},
     sessions::{CLIENT_ID_BYTES_MAX, Sessions, call_hash},
+    snapshot,
     store::database_lost,
 };
 
@@ -33,27 +41,31 @@ const DATABASE_FILE: &str = "machine.db";
 
 /// The writing half of a machine. Owned by one thread.
 pub struct SqliteMachine {
-    sandbox: Sandbox,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) dir: PathBuf,
     /// Lent to the guest for the duration of a call.
-    database: Option<Box<Database>>,
-    sessions: Sessions,
-    now: Volatile,
+    pub(crate) database: Option<Box<Database>>,
+    pub(crate) sessions: Sessions,
+    pub(crate) now: Volatile,
     /// As of the last commit.
-    committed: Volatile,
+    pub(crate) committed: Volatile,
+    pub(crate) restored_from: Option<SnapshotMeta>,
     /// The instance of a module whose activation allows reuse.
-    instance: Option<Guest>,
+    pub(crate) instance: Option<Guest>,
     /// Modules completed in the open transaction, to be compiled ahead after it.
     completed: Vec<Digest>,
-    published: Arc<Published>,
+    pub(crate) published: Arc<Published>,
+    /// Those of the readers.
+    pub(crate) connections: Arc<Connections>,
     /// After a fault nothing works any more: the state in memory may not be that of the file.
     fault: Option<MachineFault>,
 }
 
 /// What entries move besides rows.
 #[derive(Clone, Debug, Default)]
-struct Volatile {
-    meta: Meta,
-    active: Option<Arc<ActiveModule>>,
+pub(crate) struct Volatile {
+    pub meta: Meta,
+    pub active: Option<Arc<ActiveModule>>,
 }
 
 /// Opens the machine in `dir`, or makes a new one there.
@@ -64,43 +76,29 @@ struct Volatile {
 pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReader), MachineFault> {
     std::fs::create_dir_all(dir)
         .map_err(|e| MachineFault(format!("cannot make the folder {}: {e}; check its permissions", dir.display())))?;
+    snapshot::clear_leftovers(dir)?;
     let path = dir.join(DATABASE_FILE);
     let database = schema::open(&path)?;
-    let conn = database.host();
-    let meta = schema::read_meta(conn)?;
-    let sessions = Sessions::load(conn, meta.applied)?;
-    let active = match catalog::active(conn)? {
-        Some(row) => Some(Arc::new(restore_active(&sandbox, &database, row)?)),
-        None => None,
-    };
-    let now = Volatile { meta, active };
+    let Loaded { now, sessions, restored_from } = load(&sandbox, &database)?;
     let published = Arc::new(Published::default());
-    published.publish(meta.applied, now.active.as_ref());
-    let reader = MachineReader::new(sandbox.clone(), path, Arc::clone(&published));
+    published.publish(now.meta.applied, now.active.as_ref());
+    let connections = Arc::new(Connections::new(path));
+    let reader = MachineReader::new(sandbox.clone(), Arc::clone(&connections), Arc::clone(&published));
     let machine = SqliteMachine {
         sandbox,
+        dir: dir.to_owned(),
         database: Some(Box::new(database)),
         sessions,
         committed: now.clone(),
         now,
+        restored_from,
         instance: None,
         completed: Vec::new(),
         published,
+        connections,
         fault: None,
     };
     Ok((machine, reader))
-}
-
-fn restore_active(sandbox: &Sandbox, database: &Database, row: ActiveRow) -> Result<ActiveModule, MachineFault> {
-    let conn = database.host();
-    let broken = |why: String| MachineFault(format!("the active module {} cannot be restored: {why}", row.digest));
-    let record =
-        catalog::module(conn, &row.digest)?.ok_or_else(|| broken("it is not among the uploaded modules".to_owned()))?;
-    let prepared = sandbox
-        .prepare(&row.digest, || catalog::bytes(conn, &row.digest))?
-        .map_err(|bad| broken(format!("{bad} (it worked before: has this host another version of Telegraft?)")))?;
-    let service = decode_service(&row.service).map_err(|bad| broken(bad.to_string()))?;
-    Ok(ActiveModule::new(record, row.limits, service, prepared))
 }
 
 impl Machine for SqliteMachine {
@@ -109,19 +107,51 @@ impl Machine for SqliteMachine {
     }
 
     fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, MachineFault> {
-        if let Some(fault) = &self.fault {
-            return Err(fault.clone());
-        }
-        self.apply_batch(entries).inspect_err(|fault| {
-            self.fault = Some(fault.clone());
-            // Gives the file's lock back; what was not committed is gone with it.
-            self.instance = None;
-            self.database = None;
-        })
+        self.sound()?;
+        self.apply_batch(entries).inspect_err(|fault| self.poison(fault))
+    }
+
+    fn make_durable(&mut self) -> Result<Index, MachineFault> {
+        self.sound()?;
+        // A sync that failed is never tried again: the pages that it should have written may be gone.
+        let made = self.database()?.make_durable();
+        made.inspect_err(|fault| self.poison(fault))?;
+        Ok(self.committed.meta.applied)
+    }
+
+    fn snapshot(&mut self) -> Result<Bytes, MachineFault> {
+        self.sound()?;
+        let database = self.database.as_ref().ok_or_else(database_lost)?;
+        snapshot::take(database, self.committed.meta.applied, &self.dir)
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), MachineFault> {
+        self.restore_watched(snapshot, |_, _| ())
+    }
+
+    fn restored_from(&self) -> Option<SnapshotMeta> {
+        self.restored_from.clone()
     }
 }
 
 impl SqliteMachine {
+    /// The fault that there was, if there was one.
+    pub(crate) fn sound(&self) -> Result<(), MachineFault> {
+        self.fault.clone().map_or(Ok(()), Err)
+    }
+
+    /// Refuses all work from here on.
+    pub(crate) fn poison(&mut self, fault: &MachineFault) {
+        self.fault = Some(fault.clone());
+        // Gives the file's lock back; what was not committed is gone with it.
+        self.instance = None;
+        self.database = None;
+    }
+
+    pub(crate) fn take_database(&mut self) -> Result<Box<Database>, MachineFault> {
+        self.database.take().ok_or_else(database_lost)
+    }
+
     fn apply_batch(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, MachineFault> {
         let mut outcomes = Vec::with_capacity(entries.len());
         let applied = self.committed.meta.applied;
@@ -204,7 +234,12 @@ impl SqliteMachine {
         let mut sessions = std::mem::take(&mut self.sessions);
         let conn = self.database()?.host();
         sessions.prune(conn, meta.applied)?;
-        schema::write_meta(conn, &meta)?;
+        if defects::active(Defect::AppliedIndexApart) {
+            // The data first, the applied index in a transaction of its own.
+            self.execute("COMMIT -- _telegraft_")?;
+            self.execute("BEGIN IMMEDIATE -- _telegraft_")?;
+        }
+        schema::write_meta(self.database()?.host(), &meta)?;
         self.sessions = sessions;
         self.execute("COMMIT -- _telegraft_")?;
         self.committed = self.now.clone();
@@ -303,7 +338,11 @@ impl SqliteMachine {
             Some(guest) => guest,
             None => Guest::instantiate(&active.prepared.pre, active.limits, Arc::clone(&active.label), None)?,
         };
-        let (guest, answer) = self.ask(guest, &active.limits, ask);
+        let mut limits = active.limits;
+        if defects::active(Defect::NondeterministicGuest) {
+            limits.sql_steps = self.own_budget();
+        }
+        let (guest, answer) = self.ask(guest, &limits, ask);
         if active.reuse && !guest.is_dead() {
             self.instance = Some(guest);
         }
@@ -325,6 +364,13 @@ impl SqliteMachine {
             None => Err(database_lost().into()),
         };
         (guest, answer)
+    }
+
+    /// A budget that is this host's own instead of the activation's. Only for the bug that does so.
+    fn own_budget(&self) -> u64 {
+        let name =
+            self.dir.as_os_str().as_encoded_bytes().iter().fold(0_u64, |sum, byte| sum * 31 % 1009 + u64::from(*byte));
+        if (name + self.now.meta.applied).is_multiple_of(16) { 1 } else { Limits::DEFAULT.sql_steps }
     }
 
     fn take_chunk(&mut self, index: Index, chunk: &telegraft_proto::internal::ModuleChunk) -> Result<Bytes, Ended> {

@@ -10,7 +10,7 @@
 //! are dropped from the cache after every change of the schema, and the schema is loaded again after every rollback,
 //! outside the count.
 
-use std::{path::Path, sync::Arc};
+use std::{fs::File, path::Path, sync::Arc};
 
 use rusqlite::{
     Connection, Error as SqlError, ErrorCode, OpenFlags, Row, Statement, StatementStatus, config::DbConfig,
@@ -22,6 +22,7 @@ use crate::{
     guest::{Ended, bindings::telegraft::machine::store, rejection},
     limits::Limits,
     policy::{self, Mode, Policy},
+    snapshot::{file_fault, sync_dir, with_suffix},
 };
 
 /// Statements kept compiled on one connection.
@@ -78,6 +79,19 @@ impl Database {
         opened.map_err(|e| fault(&format!("cannot open {}", path.display()), &e))
     }
 
+    /// A connection to a file that is being made ready to become the machine's: no WAL, every commit synced.
+    pub(crate) fn open_aside(path: &Path) -> rusqlite::Result<Database> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags)?;
+        // Checks the answer: a file that stays in WAL mode would leave a part of itself in another.
+        conn.pragma_update_and_check(None, "journal_mode", "MEMORY", |row| match &*row.get::<_, String>(0)? {
+            "memory" => Ok(()),
+            _ => Err(SqlError::InvalidQuery),
+        })?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        Database::set_up(conn, true)
+    }
+
     /// A connection that only reads.
     pub(crate) fn open_reader(path: &Path) -> Result<Database, MachineFault> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -109,6 +123,56 @@ impl Database {
         conn.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
         Ok(Database { conn, policy, limits: Limits::DEFAULT, steps_left: 0, writable, schema_changed: false })
+    }
+
+    /// Makes everything committed survive a power loss.
+    ///
+    /// A checkpoint that moves all frames of the WAL syncs the WAL before it writes the first page to the database file,
+    /// and the database file before it says that it is done (<https://www.sqlite.org/c3ref/wal_checkpoint_v2.html>, on
+    /// PASSIVE; <https://www.sqlite.org/wal.html>, "Checkpointing"). With `synchronous=NORMAL` commits sync nothing, so
+    /// this is what makes them last. A reader of an older state, for whom frames must stay, does not fail a checkpoint:
+    /// it is cut short, and may not have synced anything. It is known by the frames it left, and then the WAL itself is
+    /// synced here, which serves as well: after a power loss SQLite reads the commits out of it.
+    pub(crate) fn make_durable(&self) -> Result<(), MachineFault> {
+        let (busy, frames, moved) = self.checkpoint("PASSIVE")?;
+        if !busy && frames == moved {
+            return Ok(());
+        }
+        let Some(path) = self.conn.path().map(Path::new) else {
+            return Err(MachineFault("the database has no file".to_owned()));
+        };
+        // Closing a descriptor gives up the locks of the whole process on its file, but the WAL carries none of SQLite's.
+        let wal = with_suffix(path, "-wal");
+        File::open(&wal).and_then(|file| file.sync_all()).map_err(|e| file_fault("sync", &wal, &e))?;
+        sync_dir(path.parent().unwrap_or(path))
+    }
+
+    /// Moves everything into the database file, synced, and cuts the WAL to nothing. No other connection may be reading.
+    pub(crate) fn empty_wal(&self) -> Result<(), MachineFault> {
+        let (busy, frames, moved) = self.checkpoint("TRUNCATE")?;
+        if busy || frames != 0 || moved != 0 {
+            return Err(MachineFault(format!(
+                "the WAL could not be emptied ({moved} of {frames} frames moved): another process uses the file; one \
+                 host at a time can own it"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether it was kept from its work, and the number of frames in the WAL and of those that are in the database file.
+    fn checkpoint(&self, mode: &str) -> Result<(bool, i64, i64), MachineFault> {
+        let sql = format!("PRAGMA wal_checkpoint({mode}) -- _telegraft_");
+        let row = self.conn.query_row(&sql, [], |row| Ok((row.get::<_, i64>(0)? != 0, row.get(1)?, row.get(2)?)));
+        let (busy, frames, moved) = row.map_err(|e| fault("a checkpoint failed", &e))?;
+        if frames < 0 {
+            return Err(MachineFault("the database is not in WAL mode; does another process use the file?".to_owned()));
+        }
+        Ok((busy, frames, moved))
+    }
+
+    /// Closes the connection. Where it is the last one, SQLite removes the WAL.
+    pub(crate) fn close(self) -> Result<(), MachineFault> {
+        self.conn.close().map_err(|(_, e)| fault("cannot close the database", &e))
     }
 
     /// The connection, for the host's own statements. Each of them names something `_telegraft_…`, in a comment if need be.

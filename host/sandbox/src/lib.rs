@@ -42,10 +42,17 @@
 //! With a client id, an answer is kept ([`sessions`]) and given again to the same (client, request) for
 //! [`REMEMBERED`] entries.
 //!
+//! # Durability and snapshots
+//!
+//! A commit survives a crash of the process at once, and the power's loss after
+//! [`make_durable`](telegraft_node::ports::Machine::make_durable): what is lost before, the log has. A [`snapshot`] is
+//! the database as bytes with a sum; [`restore`] puts it in the place of another, old or new at any crash.
+//!
 //! # Not here
 //!
 //! Wall-clock limits: fuel and SQL steps bound every call, though a single SQL function over long values (LIKE) can take
-//! long for one step. Time and date functions of SQL: refused, a guest has the time in its context. Snapshots.
+//! long for one step. Time and date functions of SQL: refused, a guest has
+//! the time in its context.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -62,9 +69,11 @@ mod limits;
 mod module;
 mod policy;
 mod reader;
+mod restore;
 mod sandbox;
 mod schema;
 mod sessions;
+mod snapshot;
 mod state_digest;
 mod store;
 

@@ -1,8 +1,8 @@
 //! The reading half: queries beside apply, on connections that cannot write, and what the server wants to know.
 
 use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
@@ -36,15 +36,60 @@ pub struct MachineReader {
 
 struct Inner {
     sandbox: Sandbox,
-    path: PathBuf,
     published: Arc<Published>,
+    connections: Arc<Connections>,
+}
+
+/// The readers' connections, shared with the writing half, which closes them all when it replaces the database.
+pub(crate) struct Connections {
+    path: PathBuf,
+    /// Held by each read while it has a connection.
+    gate: RwLock<()>,
     #[allow(clippy::vec_box, reason = "a guest is lent the box, so the connection never moves")]
     idle: Mutex<Vec<Box<Database>>>,
 }
 
+impl Connections {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Connections { path, gate: RwLock::default(), idle: Mutex::default() }
+    }
+
+    /// The database file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits for the reads that are running, closes all connections, and lets no read begin while the guard lives.
+    pub(crate) fn keep_out(&self) -> RwLockWriteGuard<'_, ()> {
+        let alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        alone
+    }
+
+    /// To be held from before a connection is taken until after it is given back.
+    fn enter(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Result<Box<Database>, MachineFault> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match idle {
+            Some(database) => Ok(database),
+            None => Database::open_reader(&self.path).map(Box::new),
+        }
+    }
+
+    fn give_back(&self, database: Box<Database>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_CONNECTIONS_MAX {
+            idle.push(database);
+        }
+    }
+}
+
 impl MachineReader {
-    pub(crate) fn new(sandbox: Sandbox, path: PathBuf, published: Arc<Published>) -> Self {
-        MachineReader { inner: Arc::new(Inner { sandbox, path, published, idle: Mutex::default() }) }
+    pub(crate) fn new(sandbox: Sandbox, connections: Arc<Connections>, published: Arc<Published>) -> Self {
+        MachineReader { inner: Arc::new(Inner { sandbox, published, connections }) }
     }
 
     /// Index of the newest entry that is committed to the database and visible to readers.
@@ -85,28 +130,15 @@ impl MachineReader {
         self.read(|database, meta| state_digest::compute(database.host(), &meta).map(|digest| (meta.applied, digest)))
     }
 
-    fn connection(&self) -> Result<Box<Database>, MachineFault> {
-        let idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match idle {
-            Some(database) => Ok(database),
-            None => Database::open_reader(&self.inner.path).map(Box::new),
-        }
-    }
-
-    fn give_back(&self, database: Box<Database>) {
-        let mut idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < IDLE_CONNECTIONS_MAX {
-            idle.push(database);
-        }
-    }
-
     /// Runs `on` in a read transaction. After an error the connection is not used again.
     fn read<T>(&self, on: impl FnOnce(&Database, Meta) -> Result<T, MachineFault>) -> Result<T, MachineFault> {
-        let database = self.connection()?;
+        let connections = &*self.inner.connections;
+        let _entered = connections.enter();
+        let database = connections.take()?;
         let meta = begin(&database)?;
         let result = on(&database, meta)?;
         end(&database)?;
-        self.give_back(database);
+        connections.give_back(database);
         Ok(result)
     }
 }
@@ -130,7 +162,8 @@ impl Queries for MachineReader {
     fn query(&self, method: &str, payload: &[u8]) -> Result<(Index, Outcome), MachineFault> {
         let inner = &*self.inner;
         let _slot = inner.sandbox.query_slot();
-        let mut database = self.connection()?;
+        let _entered = inner.connections.enter();
+        let mut database = inner.connections.take()?;
         let begun = Instant::now();
         let (meta, active) = loop {
             let meta = begin(&database)?;
@@ -151,7 +184,7 @@ impl Queries for MachineReader {
         };
         let Some(active) = active else {
             end(&database)?;
-            self.give_back(database);
+            inner.connections.give_back(database);
             return Ok((meta.applied, Err(no_module())));
         };
         let answer = match Guest::instantiate(&active.prepared.pre, active.limits, Arc::clone(&active.label), None) {
@@ -170,7 +203,7 @@ impl Queries for MachineReader {
             Err(Ended::Fault(fault)) => return Err(fault),
         };
         end(&database)?;
-        self.give_back(database);
+        inner.connections.give_back(database);
         Ok((meta.applied, outcome))
     }
 }
@@ -207,7 +240,8 @@ mod tests {
             machine.apply(&[Entry { term: 1, index, kind: EntryKind::Normal, data }]).unwrap()[0].as_ref().unwrap();
         }
         let late = Arc::new(Published::default());
-        let waiting = MachineReader::new(sandbox, folder.path().join("machine.db"), Arc::clone(&late));
+        let connections = Arc::new(Connections::new(folder.path().join("machine.db")));
+        let waiting = MachineReader::new(sandbox, connections, Arc::clone(&late));
         let (send, answered) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || send.send(waiting.query("no such method", b"").unwrap()).unwrap());
         assert!(answered.recv_timeout(Duration::from_millis(300)).is_err(), "it answered without the module");

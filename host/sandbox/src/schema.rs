@@ -9,11 +9,12 @@
 //! | `_telegraft_modules` | a complete module |
 //! | `_telegraft_layouts` | the data layout (`schema`) that a module's name last had |
 //! | `_telegraft_active` | the active module (one row, or none) with its budgets |
+//! | `_telegraft_restored` | the snapshot that this state was restored from (one row, or none): a host's own matter, so not part of the digest ([`crate::snapshot`]) |
 //!
 //! Unsigned 64-bit values are kept as SQLite's signed ones with the same bits. `application_id` is `TGRF`, `user_version`
 //! the number of this layout.
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use rusqlite::Connection;
 use telegraft_node::ports::MachineFault;
@@ -22,7 +23,7 @@ use telegraft_raft::Index;
 use crate::database::{Database, fault};
 
 const APPLICATION_ID: i32 = 0x5447_5246;
-const LAYOUT: i32 = 1;
+const LAYOUT: i32 = 2;
 
 /// Files up to this size are checked whole when they are opened, which takes some tenths of a second; in larger ones
 /// damage shows when it is read.
@@ -85,6 +86,16 @@ CREATE TABLE _telegraft_active(
 ) STRICT;
 ";
 
+/// What layout 2 added.
+const RESTORED: &str = "
+CREATE TABLE _telegraft_restored(
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    at INTEGER NOT NULL,
+    term INTEGER NOT NULL,
+    conf_state BLOB NOT NULL
+) STRICT;
+";
+
 /// What moves with every batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
@@ -103,39 +114,79 @@ pub(crate) fn open(path: &Path) -> Result<Database, MachineFault> {
     let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
     let database = Database::open_writer(path)?;
     let conn = database.host();
-    let check = || -> rusqlite::Result<Result<(), String>> {
-        let application: i32 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
-        let layout: i32 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let prepare = || -> rusqlite::Result<Result<(), Unsound>> {
+        let (application, layout) = kind(conn)?;
         if application == 0 && layout == 0 && is_empty(conn)? {
             conn.execute_batch(&format!(
-                "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LAYOUT}; {TABLES} COMMIT;"
+                "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LAYOUT}; {TABLES} {RESTORED} COMMIT;"
             ))?;
-            return Ok(Ok(()));
+        } else if application == APPLICATION_ID && layout == 1 {
+            conn.execute_batch(&format!("BEGIN IMMEDIATE; PRAGMA user_version = {LAYOUT}; {RESTORED} COMMIT;"))?;
         }
-        if application != APPLICATION_ID {
-            return Ok(Err("it is another program's database; name another data folder".to_owned()));
-        }
-        if layout != LAYOUT {
-            return Ok(Err(format!(
-                "it has layout {layout}, this version of Telegraft reads layout {LAYOUT}; run the version that wrote it"
-            )));
-        }
-        if bytes <= QUICK_CHECK_BYTES_MAX {
-            let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-            if verdict != "ok" {
-                return Ok(Err(format!(
-                    "it is damaged ({verdict}): stop this host, move machine.db, machine.db-wal and machine.db-shm away \
-                     and start it again; the state is rebuilt from the log"
-                )));
-            }
-        }
-        Ok(Ok(()))
+        check(conn, bytes)
     };
-    match check() {
+    match prepare() {
         Ok(Ok(())) => Ok(database),
-        Ok(Err(why)) => Err(MachineFault(format!("{} cannot be used: {why}", path.display()))),
+        Ok(Err(why)) => {
+            let remedy = match why {
+                Unsound::Another => "name another data folder",
+                Unsound::Layout(_) => "run the version that wrote it",
+                Unsound::Damaged(_) => {
+                    "stop this host, move machine.db, machine.db-wal and machine.db-shm away and start it again; the \
+                     state is rebuilt from the log"
+                }
+            };
+            Err(MachineFault(format!("{} cannot be used: {why}; {remedy}", path.display())))
+        }
         Err(error) => Err(fault(&format!("cannot open {}", path.display()), &error)),
     }
+}
+
+/// Why a database is none of ours, or not sound.
+pub(crate) enum Unsound {
+    /// Its application id is not ours.
+    Another,
+    /// Its layout.
+    Layout(i32),
+    /// What SQLite found.
+    Damaged(String),
+}
+
+impl fmt::Display for Unsound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unsound::Another => f.write_str("it is another program's database"),
+            Unsound::Layout(layout) => {
+                write!(f, "it has layout {layout}, and this version of Telegraft reads layout {LAYOUT}")
+            }
+            Unsound::Damaged(what) => write!(f, "it is damaged ({what})"),
+        }
+    }
+}
+
+/// Whether the database is ours and sound. `bytes`: its size, which says how much of it is checked.
+pub(crate) fn check(conn: &Connection, bytes: u64) -> rusqlite::Result<Result<(), Unsound>> {
+    let (application, layout) = kind(conn)?;
+    if application != APPLICATION_ID {
+        return Ok(Err(Unsound::Another));
+    }
+    if layout != LAYOUT {
+        return Ok(Err(Unsound::Layout(layout)));
+    }
+    if bytes <= QUICK_CHECK_BYTES_MAX {
+        let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if verdict != "ok" {
+            return Ok(Err(Unsound::Damaged(verdict)));
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn kind(conn: &Connection) -> rusqlite::Result<(i32, i32)> {
+    Ok((
+        conn.pragma_query_value(None, "application_id", |row| row.get(0))?,
+        conn.pragma_query_value(None, "user_version", |row| row.get(0))?,
+    ))
 }
 
 fn is_empty(conn: &Connection) -> rusqlite::Result<bool> {

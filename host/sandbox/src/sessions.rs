@@ -15,7 +15,10 @@ use bytes::Bytes;
 use rusqlite::{Connection, params};
 use sha2::{Digest as _, Sha256};
 use telegraft_node::ports::{Code, MachineFault, Outcome};
-use telegraft_raft::Index;
+use telegraft_raft::{
+    Index,
+    defects::{self, Defect},
+};
 
 use crate::{database::fault, guest::rejection};
 
@@ -65,6 +68,10 @@ impl Sessions {
     /// Reads the table.
     pub(crate) fn load(conn: &Connection, applied: Index) -> Result<Sessions, MachineFault> {
         let mut sessions = Sessions { pruned: applied.saturating_sub(REMEMBERED), ..Sessions::default() };
+        if defects::active(Defect::SessionExpiryByClock) {
+            // Remembered for as long as this process lives, by its own clock so to say.
+            return Ok(sessions);
+        }
         let mut read = || -> rusqlite::Result<()> {
             let mut statement =
                 conn.prepare("SELECT at, client, request FROM _telegraft_sessions WHERE at > ?1 ORDER BY at")?;
@@ -88,6 +95,9 @@ impl Sessions {
         request: u64,
         call: &CallHash,
     ) -> Result<Option<Outcome>, MachineFault> {
+        if defects::active(Defect::RetryAppliedTwice) {
+            return Ok(None);
+        }
         let Some(first) = self.by_client.get(client).and_then(|requests| requests.get(&request)).copied() else {
             return Ok(None);
         };

@@ -255,7 +255,7 @@ where
     loop {
         match call(client.way()?, &metadata).await {
             Ok(reply) => return Ok(reply.into_inner()),
-            Err(status) if attempts < SET_UP_ATTEMPTS && may_pass(status.code()) => {
+            Err(status) if attempts < SET_UP_ATTEMPTS && may_pass(&status) => {
                 attempts += 1;
                 tokio::time::sleep(PAUSE_AFTER_FAILURE * 10).await;
             }
@@ -264,17 +264,20 @@ where
     }
 }
 
-/// Whether trying again can help.
-fn may_pass(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::Cancelled
-            | Code::ResourceExhausted
-            | Code::Unknown
-            | Code::Aborted
-    )
+/// Whether trying again can help. A connection that ends under a call counts too, whatever code that is given: a status
+/// that a host sent has no source.
+fn may_pass(status: &Status) -> bool {
+    let broken = std::error::Error::source(status).is_some();
+    broken
+        || matches!(
+            status.code(),
+            Code::Unavailable
+                | Code::DeadlineExceeded
+                | Code::Cancelled
+                | Code::ResourceExhausted
+                | Code::Unknown
+                | Code::Aborted
+        )
 }
 
 /// A load under way.
@@ -398,7 +401,7 @@ impl ClosedLoop {
                 }
                 Err(status) => {
                     self.failed(&status).await;
-                    if !self.plan.retry || !may_pass(status.code()) || Instant::now() >= self.end {
+                    if !self.plan.retry || !may_pass(&status) || Instant::now() >= self.end {
                         return;
                     }
                     self.client.way += 1;

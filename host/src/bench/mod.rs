@@ -43,6 +43,7 @@ Examples:
   telegraft bench --own-cluster --module chat.wasm                     a cluster of its own for the time of the run
   telegraft bench --hosts 127.0.0.1:7400,127.0.0.1:7410 --clients 256  clients spread over these hosts
   telegraft bench --own-cluster --module chat.wasm --kill-leader       how long writes stand still
+  telegraft bench --own-cluster --module chat.wasm --stop-leader       the same for a leader that is stopped as planned
   telegraft bench --own-cluster --module chat.wasm --idle 10           what an idle host costs
 
 One JSON line goes to stdout, a summary for people to stderr.")]
@@ -89,13 +90,30 @@ pub struct BenchArgs {
     /// Kill the leader (SIGKILL) in the middle; clients retry, and the longest time without a write is reported
     #[arg(long, requires = "own_cluster")]
     kill_leader: bool,
+    /// Stop the leader (SIGTERM) in the middle, as for a planned restart; the rest as with --kill-leader
+    #[arg(long, requires = "own_cluster", conflicts_with = "kill_leader")]
+    stop_leader: bool,
     /// Put no load, but measure for so long what each host uses of a core
-    #[arg(long, value_name = "SECONDS", requires = "own_cluster", conflicts_with = "kill_leader",
+    #[arg(long, value_name = "SECONDS", requires = "own_cluster", conflicts_with_all = ["kill_leader", "stop_leader"],
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     idle: Option<u64>,
     /// Threads for the clients
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
+}
+
+impl BenchArgs {
+    /// Whether the leader goes in the middle.
+    fn loses_leader(&self) -> bool {
+        self.kill_leader || self.stop_leader
+    }
+}
+
+/// A leader that went in the middle.
+pub(crate) struct Gone {
+    id: u64,
+    /// What was done to it.
+    how: &'static str,
 }
 
 /// Runs the load and prints the figures.
@@ -203,8 +221,8 @@ async fn on_hosts(
         chats: args.chats.unwrap_or(args.clients).min(args.clients) as usize,
         payload_bytes: args.payload as usize,
         reads_percent: args.reads,
-        sessions: args.sessions || args.kill_leader,
-        retry: args.kill_leader,
+        sessions: args.sessions || args.loses_leader(),
+        retry: args.loses_leader(),
         warmup: Duration::from_secs(args.warmup),
         measured: Duration::from_secs(args.seconds),
         timeout,
@@ -213,7 +231,7 @@ async fn on_hosts(
     let mut run = load::set_up(&plan).await?.start();
     let bar = progress(&plan);
     let mut before = None;
-    let mut killed = None;
+    let mut gone = None;
     let pids: Vec<u32> = own.iter().flat_map(|cluster| cluster.hosts.iter().filter_map(|host| host.pid())).collect();
     let begin = Instant::now();
     let middle = plan.warmup + plan.measured / 2;
@@ -227,18 +245,24 @@ async fn on_hosts(
         if before.is_none() && elapsed >= plan.warmup {
             before = Some((processes::cpu_times(&pids)?, Instant::now()));
         }
-        if let Some(cluster) = own.as_deref_mut().filter(|_| args.kill_leader && killed.is_none() && elapsed >= middle)
-        {
-            let leader = cluster.leader().await.ok_or_else(|| Failure::refused("there is no leader to kill"))?;
-            cluster.kill(leader.id)?;
-            bar.println(format!("killed host {}, the leader", leader.id));
-            killed = Some(leader.id);
+        let its_time = args.loses_leader() && gone.is_none() && elapsed >= middle;
+        if let Some(cluster) = own.as_deref_mut().filter(|_| its_time) {
+            let leader = cluster.leader().await.ok_or_else(|| Failure::refused("there is no leader to lose"))?;
+            let how = if args.kill_leader {
+                cluster.kill(leader.id)?;
+                "killed"
+            } else {
+                cluster.stop_host(leader.id, STOP_GRACE).await?;
+                "stopped"
+            };
+            bar.println(format!("{how} host {}, the leader", leader.id));
+            gone = Some(Gone { id: leader.id, how });
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let cpu = match &before {
-        // A killed process has no times any more.
-        Some((before, since)) if killed.is_none() => {
+        // A process that is gone has no times any more.
+        Some((before, since)) if gone.is_none() => {
             Some(processes::percent_of_a_core(before, &processes::cpu_times(&pids)?, since.elapsed()))
         }
         _ => None,
@@ -251,11 +275,11 @@ async fn on_hosts(
     if own.is_some() {
         figures["host_cpu_percent"] = json!(cpu);
     }
-    if let Some(host) = killed {
-        figures["killed_host"] = json!(host);
+    if let Some(Gone { id, how }) = &gone {
+        figures[format!("{how}_host").as_str()] = json!(id);
         figures["leader_gap_ms"] = json!(report::milliseconds(tally.gap_us));
     }
-    eprint!("{}", report::summary(&plan, &tally, killed));
+    eprint!("{}", report::summary(&plan, &tally, gone.as_ref()));
     Ok(figures)
 }
 

@@ -3,7 +3,10 @@
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use super::load::{Plan, Tally};
+use super::{
+    Gone,
+    load::{Plan, Tally},
+};
 use crate::cli::grouped;
 
 /// The percentiles that are told, with their names.
@@ -63,7 +66,7 @@ pub fn figures(plan: &Plan, tally: &Tally) -> Value {
 }
 
 /// For people.
-pub fn summary(plan: &Plan, tally: &Tally, killed: Option<u64>) -> String {
+pub fn summary(plan: &Plan, tally: &Tally, gone: Option<&Gone>) -> String {
     let mut text = String::new();
     for (name, histogram) in [("writes", &tally.writes), ("reads", &tally.reads)] {
         if histogram.is_empty() {
@@ -82,9 +85,9 @@ pub fn summary(plan: &Plan, tally: &Tally, killed: Option<u64>) -> String {
     for (code, count) in &tally.errors {
         text.push_str(&format!("failed with {code}: {}\n", grouped(*count)));
     }
-    if let Some(host) = killed {
+    if let Some(Gone { id, how }) = gone {
         text.push_str(&format!(
-            "host {host} led and was killed; the longest time without a write was {:.0} ms\n",
+            "host {id} led and was {how}; the longest time without a write was {:.0} ms\n",
             milliseconds(tally.gap_us)
         ));
     }
@@ -132,6 +135,8 @@ mod tests {
     #[test]
     fn nothing_answered_is_said() {
         assert!(summary(&plan(1, 1), &tally(&[]), None).contains("nothing was answered"));
-        assert!(summary(&plan(1, 1), &tally(&[1_500]), Some(2)).contains("p50 1.50 ms"));
+        assert!(summary(&plan(1, 1), &tally(&[1_500]), None).contains("p50 1.50 ms"));
+        let gone = Gone { id: 2, how: "stopped" };
+        assert!(summary(&plan(1, 1), &tally(&[1_500]), Some(&gone)).contains("host 2 led and was stopped"));
     }
 }

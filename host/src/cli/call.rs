@@ -56,7 +56,8 @@ pub struct Session {
 /// How fresh a read must be.
 #[derive(Args, Debug)]
 pub struct Freshness {
-    /// local (at once, may be stale), at-least:INDEX (waits for that log index) or linearizable
+    /// local (at once, may be stale), at-least:INDEX (waits for that log index) or linearizable (reflects every write
+    /// answered before, anywhere)
     #[arg(long, value_name = "LEVEL")]
     consistency: Option<Level>,
 }

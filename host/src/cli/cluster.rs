@@ -233,14 +233,29 @@ impl LocalCluster {
         ended.map(drop).map_err(|error| Failure::refused(format!("host {id} cannot be killed: {error}")))
     }
 
+    /// Asks a host to stop (SIGTERM), and waits for its end, up to `grace`.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run, or goes on.
+    pub async fn stop_host(&mut self, id: u64, grace: Duration) -> Result<(), Failure> {
+        let host = self.hosts.iter_mut().find(|host| host.id == id && host.child.is_some());
+        let host = host.ok_or_else(|| Failure::refused(format!("host {id} does not run, so it cannot be stopped")))?;
+        ask_to_stop(host);
+        let begin = Instant::now();
+        while host.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
+            if begin.elapsed() > grace {
+                return Err(Failure::refused(format!("host {id} did not stop within {} s", grace.as_secs())));
+            }
+            tokio::time::sleep(POLL / 2).await;
+        }
+        host.child = None;
+        Ok(())
+    }
+
     /// Stops every host: asks first, and kills after `grace`. Says which had to be killed.
     pub async fn stop(&mut self, grace: Duration) -> Vec<u64> {
-        for host in &self.hosts {
-            if let Some(pid) = host.pid().and_then(|pid| i32::try_from(pid).ok()) {
-                // A host that has ended by itself meanwhile needs no signal.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-            }
-        }
+        self.hosts.iter().for_each(ask_to_stop);
         let begin = Instant::now();
         while begin.elapsed() < grace {
             for host in &mut self.hosts {
@@ -272,6 +287,13 @@ impl LocalCluster {
 impl Drop for LocalCluster {
     fn drop(&mut self) {
         self.kill_all();
+    }
+}
+
+/// Sends SIGTERM. A host that has ended by itself meanwhile needs none.
+fn ask_to_stop(host: &LocalHost) {
+    if let Some(pid) = host.pid().and_then(|pid| i32::try_from(pid).ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
 }
 

@@ -177,7 +177,7 @@ fn code_name(code: Code) -> &'static str {
 fn advice(code: Code, reason: &str, applied: &str) -> Option<&'static str> {
     match (reason, code) {
         ("NO_MODULE", _) => Some("upload and activate a module: telegraft module activate FILE"),
-        ("NO_LEADER" | "LEADER_CHANGED", _) if applied == "no" => {
+        ("NO_LEADER" | "LEADER_CHANGED" | "NOT_TRANSFERRED", _) if applied == "no" => {
             Some("try again; `telegraft status` shows whether a majority of the hosts is up")
         }
         ("OVERLOADED", _) => Some("try again in a moment, or with fewer clients at once"),

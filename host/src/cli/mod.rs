@@ -11,6 +11,7 @@ mod module;
 mod output;
 mod serve;
 mod status;
+mod transfer;
 
 use std::{future::Future, process::ExitCode, time::Duration};
 
@@ -32,6 +33,7 @@ Examples:
   telegraft status                                 its hosts, and who leads
   telegraft call chat.v1.Chat/CreateUser '{\"name\": \"alice\"}'
   telegraft module activate kv.wasm                upload another module and switch to it
+  telegraft cluster transfer-leader --to 2         have host 2 lead
   telegraft serve --config host.toml               one host of a real cluster
   telegraft config > host.toml                     all settings, to begin from
 
@@ -73,6 +75,9 @@ enum Command {
     Dev(dev::DevArgs),
     /// Show every host of the cluster: role, term, commit, applied, lag, module
     Status(status::StatusArgs),
+    /// Hand leadership over
+    #[command(subcommand)]
+    Cluster(transfer::ClusterCommand),
     /// Upload, activate, list and inspect modules
     #[command(subcommand)]
     Module(module::ModuleCommand),
@@ -105,6 +110,7 @@ pub fn run() -> ExitCode {
         Command::Config(args) => serve::config(args, output),
         Command::Dev(args) => block_on(dev::run(args, timeout, output)),
         Command::Status(args) => block_on(status::run(hosts, timeout, args, output)),
+        Command::Cluster(command) => block_on(transfer::run(hosts, timeout, command, output)),
         Command::Module(command) => block_on(module::run(hosts, timeout, command, output)),
         Command::Request(args) => block_on(call::request(hosts, timeout, args, output)),
         Command::Query(args) => block_on(call::query(hosts, timeout, args, output)),
@@ -170,6 +176,8 @@ mod tests {
             "serve --config h.toml --raft-tick 5ms",
             "dev --hosts 5 --module m.wasm --activate-reuse",
             "status --hosts a:1,b:2 --digest",
+            "cluster transfer-leader",
+            "cluster transfer-leader --to 2",
             "module upload m.wasm",
             "module activate 0123456789 --reuse",
             "module list",
@@ -180,6 +188,7 @@ mod tests {
             "call M @- --consistency local",
             "config --hosts 1=a:1/a:2",
             "bench --own-cluster --module m.wasm --kill-leader",
+            "bench --own-cluster --module m.wasm --stop-leader",
             "bench --own-cluster --module m.wasm --idle 5",
             "bench --hosts a:1,b:2 --clients 1",
         ] {
@@ -191,8 +200,13 @@ mod tests {
 
     #[test]
     fn bad_usage_is_exit_code_2_and_help_is_0() {
-        for line in ["telegraft", "telegraft fly", "telegraft status --timeout soon", "telegraft request M {} --raw 00"]
-        {
+        for line in [
+            "telegraft",
+            "telegraft fly",
+            "telegraft status --timeout soon",
+            "telegraft request M {} --raw 00",
+            "telegraft cluster transfer-leader --to 0",
+        ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}: {error}");
         }

@@ -1,27 +1,33 @@
-//! `telegraft.v1.Cluster`: what this host knows of itself and of its peers.
+//! `telegraft.v1.Cluster`: what this host knows of itself and of its peers, and the transfer of leadership.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use telegraft_proto::v1::{
-    GetStatus, HostStatus, MachineStatus, PeerStatus, Role as WireRole, cluster_server::Cluster,
+    GetStatus, HostStatus, MachineStatus, PeerStatus, Role as WireRole, TransferLeadership, TransferredLeadership,
+    cluster_server::Cluster,
 };
 use telegraft_raft::Role;
 use telegraft_sandbox::MachineReader;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
+    client_api::{check_machine, timeout},
     errors::{Applied, Reason, status},
     modules_api::module_info,
     shared::{MACHINE, Shared},
+    submit::deadline,
+    transfer::Transfers,
 };
 
-/// Serves status.
+/// Serves status and transfers.
 #[derive(Clone)]
 pub struct ClusterService {
     /// This host.
     pub shared: Arc<Shared>,
     /// Its machine.
     pub machine: MachineReader,
+    /// Takes wishes that another host lead.
+    pub transfers: Transfers,
 }
 
 #[tonic::async_trait]
@@ -73,6 +79,22 @@ impl Cluster for ClusterService {
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_ms: u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             machines: vec![machine],
+        }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeadership>,
+    ) -> Result<Response<TransferredLeadership>, Status> {
+        let deadline = deadline(&self.shared.settings, timeout(request.metadata()));
+        let TransferLeadership { machine, to } = request.into_inner();
+        check_machine(&machine)?;
+        let done = self.transfers.transfer((to != 0).then_some(to), deadline).await?;
+        Ok(Response::new(TransferredLeadership {
+            leader_id: done.leader,
+            leader_address: self.shared.client_address(done.leader).into(),
+            term: done.term,
+            previous_leader_id: done.previous,
         }))
     }
 }

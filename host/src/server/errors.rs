@@ -38,6 +38,8 @@ pub enum Reason {
     BadCall,
     /// The module was refused.
     BadModule,
+    /// Leadership was to move, and did not.
+    NotTransferred,
     /// No such module, or none that this prefix names alone.
     NoModule,
     /// Not served by this version.
@@ -58,6 +60,7 @@ impl Reason {
             Self::Stopping => "STOPPING",
             Self::BadCall => "BAD_CALL",
             Self::BadModule => "BAD_MODULE",
+            Self::NotTransferred => "NOT_TRANSFERRED",
             Self::NoModule => "NO_MODULE",
             Self::NotServed => "NOT_SERVED",
             Self::Rejected => "REJECTED",

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -193,21 +193,37 @@ fn settle(under_way: &mut BTreeMap<u64, oneshot::Sender<Forwarded>>, reply: Forw
 pub type Replies = Pin<Box<dyn Stream<Item = Result<ForwardReply, Status>> + Send>>;
 
 /// The leader's end: proposes what a follower sends, many at a time.
-pub fn serve(writes: Writes, mut stream: Streaming<ForwardRequest>) -> Replies {
+pub fn serve(shared: Arc<Shared>, writes: Writes, mut stream: Streaming<ForwardRequest>) -> Replies {
     let (replies, receiver) = mpsc::channel(256);
     tokio::spawn(async move {
         let room = Arc::new(tokio::sync::Semaphore::new(UNDER_WAY_MAX));
         while let Some(Ok(request)) = stream.next().await {
             let Ok(permit) = room.clone().acquire_owned().await else { return };
-            let (writes, replies) = (writes.clone(), replies.clone());
+            let (writes, replies, under_way) = (writes.clone(), replies.clone(), UnderWay::begin(shared.clone()));
             tokio::spawn(async move {
                 let reply = answer(&writes, request).await;
                 let _ = replies.send(Ok(reply)).await;
-                drop(permit);
+                drop((permit, under_way));
             });
         }
     });
     Box::pin(ReceiverStream::new(receiver))
+}
+
+/// Counts a forwarded write until it is answered: a host that stops waits for that.
+struct UnderWay(Arc<Shared>);
+
+impl UnderWay {
+    fn begin(shared: Arc<Shared>) -> Self {
+        shared.positions.forwarded.fetch_add(1, Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.positions.forwarded.fetch_sub(1, Relaxed);
+    }
 }
 
 async fn answer(writes: &Writes, request: ForwardRequest) -> ForwardReply {

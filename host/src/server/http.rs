@@ -49,7 +49,7 @@ fn render(shared: &Shared) -> String {
     let positions = &shared.positions;
     let gauge = "gauge";
     let counter = "counter";
-    let rows: [(&str, &str, &str, u64); 12] = [
+    let rows: [(&str, &str, &str, u64); 13] = [
         ("raft_is_leader", gauge, "1 on the leader.", u64::from(leadership.role == Role::Leader)),
         ("raft_leader_id", gauge, "Id of the leader, 0 while none is known.", leadership.leader),
         ("raft_term", gauge, "Current term.", leadership.term),
@@ -67,6 +67,12 @@ fn render(shared: &Shared) -> String {
             positions.log_writes.load(Relaxed),
         ),
         ("pending_writes", gauge, "Writes that wait for their answers.", positions.pending.load(Relaxed)),
+        (
+            "pending_reads",
+            gauge,
+            "Linearizable reads that wait until they may be answered.",
+            positions.pending_reads.load(Relaxed),
+        ),
     ];
     let mut text = String::new();
     for (name, kind, help, value) in rows {

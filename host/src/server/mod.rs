@@ -4,10 +4,12 @@
 //! | file | owns |
 //! |---|---|
 //! | `shared` | what the parts share: leadership, positions |
-//! | `threads` | turn, log and apply threads, and the channels between them |
+//! | `start` | what is made of the folders and settings before a node can run |
+//! | `threads`, `turn`, `inbox` | turn, log and apply threads, and the channels between them |
 //! | `peers`, `wire`, `peer_api` | Raft messages between hosts |
 //! | `submit`, `forward` | the way of a write to the leader and back |
 //! | `reads` | the way of a read |
+//! | `transfer` | handing leadership over |
 //! | `client_api`, `native`, `modules_api`, `cluster_api`, `reflection` | the gRPC services |
 //! | `http` | metrics and health |
 //! | `errors` | what clients see when something fails |
@@ -17,6 +19,7 @@ mod cluster_api;
 mod errors;
 mod forward;
 mod http;
+mod inbox;
 mod modules_api;
 mod native;
 mod peer_api;
@@ -24,23 +27,31 @@ mod peers;
 mod reads;
 mod reflection;
 mod shared;
+mod start;
 mod submit;
 mod threads;
+mod transfer;
+mod turn;
 mod wire;
 
-use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use telegraft_node::{
-    Node, NodeConfig,
-    ports::{LogReader, LogWrite, LogWriter, Machine as _},
+    Node,
+    ports::{LogReader, LogWriter, Machine as _},
 };
 use telegraft_proto::{
     internal::peer_server::PeerServer,
     v1::{cluster_server::ClusterServer, modules_server::ModulesServer, telegraft_server::TelegraftServer},
 };
-use telegraft_raft::{ConfState, Config, HardState, Index, Raft, ReadOnly};
-use telegraft_sandbox::{MachineReader, Sandbox, SandboxOptions, SqliteMachine};
+use telegraft_raft::Raft;
+use telegraft_sandbox::{MachineReader, Sandbox, SandboxOptions};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -54,12 +65,14 @@ use tonic::{
 use self::{
     client_api::Calls, cluster_api::ClusterService, forward::Forward, modules_api::ModulesService,
     native::NativeService, peer_api::PeerService, reads::Reads, reflection::Reflection, shared::Shared, submit::Writes,
-    threads::Threads,
+    threads::Threads, transfer::Transfers,
 };
 use crate::settings::{LogKind, Settings};
 
-/// How long calls under way may take to end when the host is told to stop.
+/// How long calls under way may take to end when the host is told to stop, once leadership is handed over.
 const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How often a host that stops looks whether it has answered everything.
+const STOP_INTERVAL: Duration = Duration::from_millis(5);
 /// How often a silent client's connection is asked whether it lives, and how long the answer may take.
 const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How often the health service looks again.
@@ -92,7 +105,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
 
     fs::create_dir_all(&settings.data_dir)
         .with_context(|| format!("cannot make the data folder {} (data_dir)", settings.data_dir.display()))?;
-    let (faults, mut fault) = mpsc::unbounded_channel();
+    let (faults, mut fault_inbox) = mpsc::unbounded_channel();
     let host = match settings.log {
         LogKind::Rocksdb => {
             let path = settings.data_dir.join("log");
@@ -130,18 +143,27 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     let fault = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        fault = fault.recv() => fault,
+        fault = fault_inbox.recv() => fault,
     };
     match &fault {
         None => tracing::info!("stopping"),
         Some(fault) => tracing::error!(fault, "a fault stops this host"),
     }
+    // Everything is served as ever until another host leads.
+    let led = fault.is_none() && host.transfers.before_stop().await;
     // Calls under way may end; they need the peers for that, whose streams never end by themselves.
     drop(stop);
-    let _ = tokio::time::timeout(STOP_GRACE, futures::future::join_all(servers)).await;
+    let ended = async {
+        futures::future::join_all(servers).await;
+        if led {
+            host.answer_forwarded().await;
+        }
+    };
+    let _ = tokio::time::timeout(STOP_GRACE, ended).await;
     peer_server.abort();
     tokio::task::spawn_blocking(move || host.threads.stop()).await?;
-    match fault {
+    // One may have come while the host was stopping.
+    match fault.or_else(|| fault_inbox.try_recv().ok()) {
         None => Ok(()),
         Some(fault) => bail!("{fault}"),
     }
@@ -159,6 +181,7 @@ struct Host {
     sandbox: Sandbox,
     machine: MachineReader,
     peer_service: PeerService,
+    transfers: Transfers,
     threads: Threads,
     faults: mpsc::UnboundedSender<String>,
 }
@@ -174,11 +197,12 @@ impl Host {
             cache_dir: settings.data_dir.join("modules"),
             module_bytes_max: settings.machine.module_bytes_max,
         })?;
-        let (machine, machine_reader) = open_machine(&sandbox, &settings.data_dir.join("machine"))?;
-        prepare_log(&settings, &reader, writer.as_mut(), machine.applied_index())?;
+        let (machine, machine_reader) = start::open_machine(&sandbox, &settings.data_dir.join("machine"))?;
+        start::prepare_log(&settings, &reader, writer.as_mut(), machine.applied_index(), machine.restored_from())?;
 
-        let raft = Raft::new(raft_config(&settings, machine.applied_index()), reader)?;
-        let node = Node::new(raft, NodeConfig { pending_writes_max: settings.requests.pending_max });
+        let conf_index = reader.conf_index();
+        let raft = Raft::new(start::raft_config(&settings, machine.applied_index()), reader)?;
+        let node = Node::new(raft, conf_index, start::node_config(&settings));
         let shared = Shared::new(settings, machine.applied_index());
 
         let mut outboxes = Vec::new();
@@ -202,10 +226,24 @@ impl Host {
         }
         let forward = Forward::start(&shared, &channels, &faults);
         let writes = Writes::new(shared.clone(), node.clone(), forward);
-        let reads = Reads::start(shared.clone(), Arc::new(machine_reader.clone()), &faults)?;
+        let reads = Reads::start(shared.clone(), node.clone(), Arc::new(machine_reader.clone()), &faults)?;
         let calls = Calls { shared: shared.clone(), writes: writes.clone(), reads };
-        let peer_service = PeerService { shared: shared.clone(), node, writes };
-        Ok(Self { shared, calls, sandbox, machine: machine_reader, peer_service, threads, faults })
+        let transfers = Transfers::new(shared.clone(), node.clone(), &channels);
+        let peer_service = PeerService { shared: shared.clone(), node, writes, transfers: transfers.clone() };
+        Ok(Self { shared, calls, sandbox, machine: machine_reader, peer_service, transfers, threads, faults })
+    }
+
+    /// Returns when all writes that other hosts forwarded here have been answered, and none has come for the time in which
+    /// those hosts hear from the new leader.
+    async fn answer_forwarded(&self) {
+        let positions = &self.shared.positions;
+        let mut quiet_since = Instant::now();
+        while quiet_since.elapsed() < self.shared.settings.raft.heartbeat {
+            if positions.forwarded.load(Relaxed) > 0 || positions.pending.load(Relaxed) > 0 {
+                quiet_since = Instant::now();
+            }
+            tokio::time::sleep(STOP_INTERVAL).await;
+        }
     }
 
     fn client_server(
@@ -221,7 +259,11 @@ impl Host {
         let message_max = payload_max.saturating_mul(2).saturating_add(64 << 10);
         let modules =
             ModulesService { calls: self.calls.clone(), sandbox: self.sandbox.clone(), machine: self.machine.clone() };
-        let cluster = ClusterService { shared: self.shared.clone(), machine: self.machine.clone() };
+        let cluster = ClusterService {
+            shared: self.shared.clone(),
+            machine: self.machine.clone(),
+            transfers: self.transfers.clone(),
+        };
         let native = NativeService { calls: self.calls.clone(), machine: self.machine.clone() };
         let own = Routes::new(
             TelegraftServer::new(self.calls.clone())
@@ -297,68 +339,6 @@ fn incoming(listener: TcpListener) -> TcpIncoming {
 async fn until(mut stopped: watch::Receiver<()>) {
     // Ends, with an error, when the sender is dropped.
     while stopped.changed().await.is_ok() {}
-}
-
-fn open_machine(sandbox: &Sandbox, path: &Path) -> anyhow::Result<(SqliteMachine, MachineReader)> {
-    fs::create_dir_all(path).with_context(|| format!("cannot make the machine's folder {}", path.display()))?;
-    telegraft_sandbox::open(sandbox.clone(), path)
-        .with_context(|| format!("cannot open the machine in {}", path.display()))
-}
-
-/// Gives a new log its configuration, and holds an old one against the settings and the machine.
-fn prepare_log(
-    settings: &Settings,
-    reader: &impl LogReader,
-    writer: &mut dyn LogWriter,
-    applied: Index,
-) -> anyhow::Result<()> {
-    let (hard_state, conf_state) = reader.initial_state()?;
-    let mut configured: Vec<_> = settings.hosts.iter().map(|host| host.id).collect();
-    configured.sort_unstable();
-    if conf_state == ConfState::default() {
-        let conf_state = ConfState { voters: configured, ..ConfState::default() };
-        writer.write(&[LogWrite { conf_state: Some(conf_state), must_sync: true, ..LogWrite::default() }])?;
-    } else if conf_state.voters != configured {
-        bail!(
-            "the settings list the hosts {configured:?}, but the log's configuration has the voters {:?}: \
-             a cluster's members are not changed by editing `hosts`",
-            conf_state.voters
-        );
-    }
-    if applied > reader.last_index() {
-        bail!(
-            "the machine has applied entry {applied}, but the log ends at {}: the log lost entries, or the folders are \
-             not of the same host. Empty this host's data folder to let it start anew from the others",
-            reader.last_index()
-        );
-    }
-    // A commit index is written without a sync, with the next entries; the machine may know better after a power loss.
-    if applied > hard_state.commit {
-        let hard_state = HardState { commit: applied, ..hard_state };
-        writer.write(&[LogWrite { hard_state: Some(hard_state), must_sync: true, ..LogWrite::default() }])?;
-    }
-    Ok(())
-}
-
-fn raft_config(settings: &Settings, applied: Index) -> Config {
-    let raft = &settings.raft;
-    Config {
-        election_ticks: raft.election_ticks(),
-        heartbeat_ticks: raft.heartbeat_ticks(),
-        pre_vote: raft.pre_vote,
-        check_quorum: raft.check_quorum,
-        message_bytes_max: raft.message_bytes_max,
-        inflight_messages_max: raft.inflight_messages_max,
-        inflight_bytes_max: raft.inflight_bytes_max,
-        uncommitted_bytes_max: raft.uncommitted_bytes_max,
-        committed_bytes_per_ready_max: raft.apply_bytes_max,
-        async_storage_writes: true,
-        read_only: ReadOnly::Safe,
-        // Writes are forwarded by the API, which relays their answers; the core refuses them.
-        proposal_forwarding: false,
-        applied,
-        ..Config::new(settings.host_id, rand::random())
-    }
 }
 
 /// Keeps `grpc.health.v1` true: for the host as a whole, its services, and the active module's.

@@ -1,12 +1,17 @@
 //! `telegraft.internal.v1.Peer`: the door for the other hosts. Every stream is refused unless it names a host of this
 //! cluster.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use telegraft_proto::internal::{ForwardRequest, RaftEnd, RaftFrame, peer_server::Peer};
+use telegraft_proto::internal::{
+    ForwardRequest, RaftEnd, RaftFrame, TransferReply, TransferRequest, peer_server::Peer,
+};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{forward, peers, shared::Shared, submit::Writes, threads::NodeHandle};
+use super::{forward, inbox::NodeHandle, peers, shared::Shared, submit::Writes, transfer::Transfers};
 
 /// Serves peers.
 #[derive(Clone)]
@@ -17,6 +22,8 @@ pub struct PeerService {
     pub node: NodeHandle,
     /// Takes forwarded writes.
     pub writes: Writes,
+    /// Takes wishes that another host lead.
+    pub transfers: Transfers,
 }
 
 #[tonic::async_trait]
@@ -34,6 +41,25 @@ impl Peer for PeerService {
         request: Request<Streaming<ForwardRequest>>,
     ) -> Result<Response<Self::ForwardStream>, Status> {
         peers::identify(request.metadata(), &self.shared)?;
-        Ok(Response::new(forward::serve(self.writes.clone(), request.into_inner())))
+        Ok(Response::new(forward::serve(self.shared.clone(), self.writes.clone(), request.into_inner())))
+    }
+
+    async fn transfer(&self, request: Request<TransferRequest>) -> Result<Response<TransferReply>, Status> {
+        peers::identify(request.metadata(), &self.shared)?;
+        let TransferRequest { to, timeout_ms, .. } = request.into_inner();
+        let deadline = Instant::now() + Duration::from_millis(timeout_ms.min(u64::from(u32::MAX)));
+        let reply = match self.transfers.transfer_here((to != 0).then_some(to), deadline).await {
+            None => TransferReply { not_leader: true, ..TransferReply::default() },
+            Some(done) => {
+                let done = done?;
+                TransferReply {
+                    not_leader: false,
+                    leader_id: done.leader,
+                    term: done.term,
+                    previous_leader_id: done.previous,
+                }
+            }
+        };
+        Ok(Response::new(reply))
     }
 }

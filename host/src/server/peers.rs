@@ -10,14 +10,14 @@ use std::{
 
 use telegraft_node::Input;
 use telegraft_proto::internal::{RaftFrame, peer_client::PeerClient};
-use telegraft_raft::{Message, NodeId};
+use telegraft_raft::{Message, MessageKind, NodeId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, metadata::MetadataMap, transport::Channel, transport::Endpoint};
 
 use super::{
+    inbox::NodeHandle,
     shared::{GROUP, PeerState, Shared},
-    threads::NodeHandle,
     wire,
 };
 
@@ -111,20 +111,38 @@ pub async fn run_outbound(
     let mut pause = RECONNECT_PAUSE_MIN;
     loop {
         let begun = Instant::now();
-        carry(&shared, peer, channel.clone(), &mut outbox).await;
+        let lost = carry(&shared, &node, peer, channel.clone(), &mut outbox).await;
         if outbox.is_closed() || node.peer(Input::Unreachable(peer)).await.is_err() {
             return;
         }
+        let mut lost_a_snapshot = lost.is_some_and(|lost| lost.snapshot);
         pause =
             if begun.elapsed() >= STREAM_LIFE_MIN { RECONNECT_PAUSE_MIN } else { (pause * 2).min(RECONNECT_PAUSE_MAX) };
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.75..1.25))).await;
         // What waited meanwhile is stale: the core has been told, and sends what is needed now.
-        while outbox.try_recv().is_ok() {}
+        while let Ok(message) = outbox.try_recv() {
+            lost_a_snapshot |= message.kind == MessageKind::Snapshot;
+        }
+        if lost_a_snapshot && node.peer(Input::SnapshotSent { to: peer, arrived: false }).await.is_err() {
+            return;
+        }
     }
 }
 
-/// One life of a stream.
-async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mpsc::Receiver<Message>) {
+/// A frame that was not handed over.
+struct Lost {
+    /// Whether it carried a snapshot.
+    snapshot: bool,
+}
+
+/// One life of a stream. Gives what was in hand when it ended.
+async fn carry(
+    shared: &Shared,
+    node: &NodeHandle,
+    peer: NodeId,
+    channel: Channel,
+    outbox: &mut mpsc::Receiver<Message>,
+) -> Option<Lost> {
     let mut client = PeerClient::new(channel).max_encoding_message_size(usize::MAX);
     let (frames, stream) = mpsc::channel(FRAMES_UNDER_WAY_MAX);
     let mut request = Request::new(ReceiverStream::new(stream));
@@ -140,12 +158,13 @@ async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mps
                 if let Err(status) = end {
                     tracing::debug!(peer, %status, "the stream to a peer ended");
                 }
-                return;
+                return None;
             }
             count = outbox.recv_many(&mut messages, FRAME_MESSAGES_MAX) => {
                 if count == 0 {
-                    return;
+                    return None;
                 }
+                let snapshot = messages.iter().any(|message| message.kind == MessageKind::Snapshot);
                 let frame = RaftFrame { group: GROUP, messages: messages.drain(..).map(wire::to_wire).collect() };
                 tokio::select! {
                     biased;
@@ -153,13 +172,17 @@ async fn carry(shared: &Shared, peer: NodeId, channel: Channel, outbox: &mut mps
                         if let Err(status) = end {
                             tracing::debug!(peer, %status, "the stream to a peer ended");
                         }
-                        return;
+                        return Some(Lost { snapshot });
                     }
                     sent = frames.send(frame) => {
                         if sent.is_err() {
-                            return;
+                            return Some(Lost { snapshot });
                         }
                     }
+                }
+                // Should the stream still lose it, the peer's answer to the next append will tell.
+                if snapshot && node.peer(Input::SnapshotSent { to: peer, arrived: true }).await.is_err() {
+                    return None;
                 }
             }
         }
@@ -178,7 +201,7 @@ pub async fn run_inbound(
         tracing::info!(peer = from, "a peer's stream stands");
     }
     let _open = OpenStream { peer, from };
-    take_in(shared, node, from, stream).await
+    take_in(shared, node, peer, stream).await
 }
 
 /// Counts a peer's stream for as long as it stands, however it ends.
@@ -198,10 +221,12 @@ impl Drop for OpenStream<'_> {
 async fn take_in(
     shared: &Shared,
     node: &NodeHandle,
-    from: NodeId,
+    peer: &PeerState,
     mut stream: tonic::Streaming<RaftFrame>,
 ) -> Result<(), Status> {
+    let from = peer.address.id;
     while let Some(frame) = stream.message().await? {
+        shared.hear(peer);
         if frame.group != GROUP {
             tracing::warn!(from, group = frame.group, "a peer speaks of a machine this host does not carry");
             continue;

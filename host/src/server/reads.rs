@@ -1,10 +1,17 @@
-//! Reads: a small pool of threads that ask the machine, and the wait for an index that a client has seen.
+//! Reads: a small pool of threads that ask the machine, and what comes before: the wait for an index that a client has
+//! seen, or until the node says that a read is linearizable from now on.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
-use telegraft_node::ports::{MachineFault, Outcome, Queries};
+use telegraft_node::{
+    ReadOutcome,
+    ports::{MachineFault, Outcome, Queries},
+};
 use telegraft_proto::v1::Consistency;
 use telegraft_raft::Index;
 use tokio::sync::{mpsc, oneshot};
@@ -12,12 +19,15 @@ use tonic::{Code, Status};
 
 use super::{
     errors::{Applied, Reason, bad_call, rejection, status},
-    shared::Shared,
+    inbox::{Answer, NodeHandle, Refused},
+    shared::{Leadership, Shared},
     threads,
 };
 
 /// Reads that may wait for a thread; further ones are refused as overload.
 const QUEUE_MAX: usize = 4_096;
+/// Pause before the node is asked again which said that it knows no leader, unless that changes before.
+const PAUSE: Duration = Duration::from_millis(20);
 
 struct Job {
     method: String,
@@ -30,6 +40,7 @@ struct Job {
 #[derive(Clone)]
 pub struct Reads {
     shared: Arc<Shared>,
+    node: NodeHandle,
     jobs: Sender<Job>,
 }
 
@@ -37,6 +48,7 @@ impl Reads {
     /// Starts the threads. A machine that can no longer be read is a fault of the host.
     pub fn start(
         shared: Arc<Shared>,
+        node: NodeHandle,
         machine: Arc<dyn Queries>,
         faults: &mpsc::UnboundedSender<String>,
     ) -> std::io::Result<Self> {
@@ -58,7 +70,7 @@ impl Reads {
                 Ok(())
             })?;
         }
-        Ok(Self { shared, jobs })
+        Ok(Self { shared, node, jobs })
     }
 
     /// Runs one read as `consistency` asks, and gives the index it was read at and the answer.
@@ -77,23 +89,12 @@ impl Reads {
         match consistency {
             Consistency::Unspecified | Consistency::Local => {}
             Consistency::AtLeast => self.wait_for(min_index, deadline).await?,
-            Consistency::Linearizable => {
-                return Err(status(
-                    Code::Unimplemented,
-                    Reason::NotServed,
-                    Applied::No,
-                    "",
-                    "linearizable reads are not served yet: read AT_LEAST the index of a reply you have seen, or LOCAL",
-                ));
-            }
+            Consistency::Linearizable => self.wait_until_linearizable(deadline).await?,
         }
         let (answer, receiver) = oneshot::channel();
         match self.jobs.try_send(Job { method, payload, deadline, answer }) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                let message = format!("{QUEUE_MAX} reads wait on this host: try again a little later");
-                return Err(status(Code::ResourceExhausted, Reason::Overloaded, Applied::No, "", message));
-            }
+            Err(TrySendError::Full(_)) => return Err(overloaded()),
             Err(TrySendError::Disconnected(_)) => return Err(stopping()),
         }
         match tokio::time::timeout_at(deadline.into(), receiver).await {
@@ -110,6 +111,47 @@ impl Reads {
                 "the deadline passed before the read was answered",
             )),
         }
+    }
+
+    /// Returns once a read of this host's machine reflects all that was answered anywhere before this call.
+    async fn wait_until_linearizable(&self, deadline: Instant) -> Result<(), Status> {
+        let mut leadership = self.shared.leadership.subscribe();
+        loop {
+            let now = *leadership.borrow_and_update();
+            if deadline <= Instant::now() {
+                return Err(self.not_confirmed(now));
+            }
+            let answer = match self.node.read(deadline) {
+                Ok(receiver) => tokio::time::timeout_at(deadline.into(), receiver).await,
+                Err(Refused::Full) => return Err(overloaded()),
+                Err(Refused::Stopped) => return Err(stopping()),
+            };
+            match answer {
+                Ok(Ok(Answer::Outcome(ReadOutcome::At { .. }))) => return Ok(()),
+                Ok(Ok(Answer::Outcome(ReadOutcome::Overloaded))) => return Err(overloaded()),
+                Ok(Ok(Answer::Outcome(ReadOutcome::NoLeader))) => {
+                    let pause = deadline.min(Instant::now() + PAUSE);
+                    let _ = tokio::time::timeout_at(pause.into(), leadership.changed()).await;
+                }
+                Ok(Err(_)) => return Err(stopping()),
+                Ok(Ok(Answer::Expired)) | Err(_) => return Err(self.not_confirmed(*leadership.borrow())),
+            }
+        }
+    }
+
+    fn not_confirmed(&self, leadership: Leadership) -> Status {
+        let (reason, message) = match leadership.leader {
+            0 => (
+                Reason::NoLeader,
+                "no leader was known until the deadline: is a majority of the hosts up and connected?",
+            ),
+            _ => (
+                Reason::Deadline,
+                "no majority has confirmed before the deadline what a linearizable read must reflect: ask another host, \
+                 or read LOCAL",
+            ),
+        };
+        status(Code::Unavailable, reason, Applied::No, self.shared.client_address(leadership.leader), message)
     }
 
     async fn wait_for(&self, index: Index, deadline: Instant) -> Result<(), Status> {
@@ -133,6 +175,11 @@ impl Reads {
             )),
         }
     }
+}
+
+fn overloaded() -> Status {
+    let message = "too many reads wait on this host: try again a little later";
+    status(Code::ResourceExhausted, Reason::Overloaded, Applied::No, "", message)
 }
 
 fn stopping() -> Status {

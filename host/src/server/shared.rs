@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use telegraft_raft::{Index, NodeId, Role, Term};
@@ -39,6 +39,8 @@ pub struct PeerState {
     pub streams: AtomicU64,
     /// On the leader: the newest index known to be on the peer.
     pub match_index: AtomicU64,
+    /// When it last spoke: milliseconds after this host's start.
+    heard_ms: AtomicU64,
 }
 
 impl PeerState {
@@ -46,6 +48,10 @@ impl PeerState {
     pub fn connected(&self) -> bool {
         self.streams.load(Relaxed) > 0
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Counters of the log's positions, for status and metrics.
@@ -57,6 +63,10 @@ pub struct Positions {
     pub commit: AtomicU64,
     /// Writes that wait for their answers.
     pub pending: AtomicU64,
+    /// Linearizable reads that wait until they may be answered.
+    pub pending_reads: AtomicU64,
+    /// Writes that other hosts forwarded here, and that are not answered yet.
+    pub forwarded: AtomicU64,
     /// Entries applied since the start, batches they came in, and appends to the log.
     pub entries_applied: AtomicU64,
     /// Transactions of the machine since the start.
@@ -81,6 +91,8 @@ pub struct Shared {
     pub peers: Vec<PeerState>,
     /// Positions and counters.
     pub positions: Positions,
+    /// Since when this host leads, if it does: milliseconds after its start.
+    leading_since_ms: AtomicU64,
 }
 
 impl Shared {
@@ -90,7 +102,12 @@ impl Shared {
         addresses.sort_by_key(|host| host.id);
         let peers = addresses
             .into_iter()
-            .map(|address| PeerState { address, streams: AtomicU64::new(0), match_index: AtomicU64::new(0) })
+            .map(|address| PeerState {
+                address,
+                streams: AtomicU64::new(0),
+                match_index: AtomicU64::new(0),
+                heard_ms: AtomicU64::new(0),
+            })
             .collect();
         Arc::new(Self {
             settings,
@@ -99,7 +116,25 @@ impl Shared {
             applied: watch::Sender::new(applied),
             peers,
             positions: Positions::default(),
+            leading_since_ms: AtomicU64::new(0),
         })
+    }
+
+    /// A peer has spoken.
+    pub fn hear(&self, peer: &PeerState) {
+        peer.heard_ms.store(milliseconds(self.started.elapsed()), Relaxed);
+    }
+
+    /// This host leads from now on.
+    pub fn begins_to_lead(&self) {
+        self.leading_since_ms.store(milliseconds(self.started.elapsed()), Relaxed);
+    }
+
+    /// How long a peer has not spoken to this host, which leads. Followers have no cause to speak to each other, so what
+    /// was before does not count.
+    pub fn silence(&self, peer: &PeerState) -> Duration {
+        let since = peer.heard_ms.load(Relaxed).max(self.leading_since_ms.load(Relaxed));
+        self.started.elapsed().saturating_sub(Duration::from_millis(since))
     }
 
     /// This host's id.
@@ -120,6 +155,11 @@ impl Shared {
     /// Newest applied index.
     pub fn applied_index(&self) -> Index {
         *self.applied.borrow()
+    }
+
+    /// Whether this host leads.
+    pub fn leads(&self) -> bool {
+        self.leadership.borrow().role == Role::Leader
     }
 
     /// Entries that are committed and not yet applied.

@@ -17,9 +17,10 @@ use tonic::{Code, Status};
 use super::{
     errors::{self, Applied, Reason, rejection, status},
     forward::{Forward, Forwarded},
+    inbox::{Answer, NodeHandle, Refused},
     shared::{Leadership, Shared},
-    threads::{Answer, NodeHandle, Refused},
 };
+use crate::settings::Settings;
 
 /// How much earlier than the client's own deadline we answer, so that the answer says why instead of being cut off.
 const ANSWER_EARLY_MAX: Duration = Duration::from_millis(50);
@@ -48,17 +49,21 @@ enum Attempt {
     Unknown(Status),
 }
 
+/// The instant at which a call must be answered, from its `grpc-timeout` or the configured default.
+pub fn deadline(settings: &Settings, timeout: Option<Duration>) -> Instant {
+    let timeout = timeout.unwrap_or(settings.requests.timeout).min(settings.requests.timeout_max);
+    Instant::now() + timeout.saturating_sub(ANSWER_EARLY_MAX.min(timeout / 10))
+}
+
 impl Writes {
     /// See the head of this file.
     pub fn new(shared: Arc<Shared>, node: NodeHandle, forward: Forward) -> Self {
         Self { shared, node, forward, room: Arc::new(Semaphore::new(ROOM_KIBIBYTES)) }
     }
 
-    /// The instant at which a call must be answered, from its `grpc-timeout` or the configured default.
+    /// See [`deadline`].
     pub fn deadline(&self, timeout: Option<Duration>) -> Instant {
-        let requests = &self.shared.settings.requests;
-        let timeout = timeout.unwrap_or(requests.timeout).min(requests.timeout_max);
-        Instant::now() + timeout.saturating_sub(ANSWER_EARLY_MAX.min(timeout / 10))
+        deadline(&self.shared.settings, timeout)
     }
 
     /// Gets a write applied, wherever the leader is, and gives its index and the machine's answer.
@@ -146,6 +151,10 @@ impl Writes {
                 Applied::Unknown,
                 "this host fell behind while the write was under way: it may have been applied",
             )),
+            // Said of changes of the members alone, and nothing of those takes effect.
+            Ok(Ok(Answer::Outcome(WriteOutcome::ChangeRefused(_) | WriteOutcome::TransferFirst))) => {
+                Attempt::NotApplied
+            }
             Ok(Ok(Answer::Outcome(WriteOutcome::Overloaded))) => Attempt::Answered(Err(self.overloaded())),
             Ok(Ok(Answer::Expired)) => Attempt::Answered(Err(self.deadline_passed(false))),
             Ok(Err(_)) => Attempt::Answered(Err(self.stopping(Applied::Unknown))),

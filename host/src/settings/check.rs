@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use telegraft_sandbox::{Limits, MODULE_BYTES_MAX};
 
-use super::{Settings, format_duration};
+use super::{ReadKind, Settings, format_duration};
 
 /// A rule that is broken, and the keys it speaks of: the first is the one to change.
 pub(super) struct Finding {
@@ -18,6 +18,8 @@ const CLUSTER_NAME_MAX: usize = 63;
 const HOSTS_MAX: usize = 15;
 /// Bytes that a payload leaves in an entry for its other fields.
 const ENTRY_OVERHEAD: u64 = 4096;
+/// Ticks of an election timeout below which nothing worth having is left of a lease.
+const LEASE_ELECTION_TICKS_MIN: u32 = 6;
 
 /// Every rule that the settings break.
 pub(super) fn check(settings: &Settings) -> Vec<Finding> {
@@ -159,6 +161,9 @@ fn times(settings: &Settings, findings: &mut Findings) {
             format!("must be twice raft.election_min ({twice}), and is {}", format_duration(raft.election_max)),
         );
     }
+    if raft.read == ReadKind::Lease {
+        lease(settings, findings);
+    }
     let requests = &settings.requests;
     for (key, time) in [("requests.timeout", requests.timeout), ("requests.timeout_max", requests.timeout_max)] {
         if time.is_zero() {
@@ -172,6 +177,25 @@ fn times(settings: &Settings, findings: &mut Findings) {
             format!(
                 "must not be longer than requests.timeout_max ({max}), and is {}",
                 format_duration(requests.timeout)
+            ),
+        );
+    }
+}
+
+fn lease(settings: &Settings, findings: &mut Findings) {
+    let raft = &settings.raft;
+    if !raft.check_quorum {
+        findings.push(
+            &["raft.read", "raft.check_quorum"],
+            "lease needs raft.check_quorum = true: without it voters do not wait for a leader's lease to end".into(),
+        );
+    }
+    if !raft.tick.is_zero() && raft.election_ticks() < LEASE_ELECTION_TICKS_MIN {
+        findings.push(
+            &["raft.read", "raft.election_min", "raft.tick"],
+            format!(
+                "lease needs a raft.election_min of at least {LEASE_ELECTION_TICKS_MIN} ticks, and it has {}",
+                raft.election_ticks()
             ),
         );
     }
@@ -301,6 +325,34 @@ mod tests {
         assert_eq!(keys(|s| s.requests.timeout = ms(60_001)), ["requests.timeout"]);
         let settings = Settings::default();
         assert_eq!((settings.raft.heartbeat_ticks(), settings.raft.election_ticks()), (5, 15));
+    }
+
+    #[test]
+    fn a_lease_needs_voters_that_wait_for_its_end() {
+        let lease = |change: fn(&mut Settings)| {
+            keys(|s| {
+                s.raft.read = ReadKind::Lease;
+                change(s);
+            })
+        };
+        assert_eq!(lease(|_| {}), [""; 0]);
+        assert_eq!(lease(|s| s.raft.check_quorum = false), ["raft.read"]);
+        assert_eq!(keys(|s| s.raft.check_quorum = false), [""; 0], "without leases it is free");
+        let short = |s: &mut Settings| {
+            (s.raft.heartbeat, s.raft.election_min) = (s.raft.tick, s.raft.tick * 5);
+            s.raft.election_max = s.raft.tick * 10;
+        };
+        assert_eq!((keys(short), lease(short)), (vec![], vec!["raft.read"]));
+    }
+
+    #[test]
+    fn a_lease_ends_before_the_patience_of_the_fastest_clock() {
+        let mut settings = Settings::default();
+        assert_eq!(settings.raft.lease(), None);
+        settings.raft.read = ReadKind::Lease;
+        assert_eq!(settings.raft.lease(), Some(Duration::from_millis(108)), "nine tenths of 15 - 3 ticks of 10 ms");
+        settings.raft.tick = Duration::from_millis(100);
+        assert_eq!(settings.raft.lease(), Some(Duration::ZERO), "no lease is better than a wrong one");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{HostAddress, LogFormat, LogKind, Settings, parse_duration, parse_size};
+use super::{HostAddress, LogFormat, LogKind, ReadKind, Settings, parse_duration, parse_size};
 
 /// A value as its source gives it.
 pub(super) enum Input<'a> {
@@ -66,6 +66,7 @@ keys! {
     "raft.election_max", raft.election_max, duration, "TIME", "Longest such silence: twice raft.election_min";
     "raft.pre_vote", raft.pre_vote, boolean, "BOOL", "Ask for votes before raising the term";
     "raft.check_quorum", raft.check_quorum, boolean, "BOOL", "A leader that hears no majority steps down";
+    "raft.read", raft.read, read_kind, "KIND", "Before a linearizable read: read-index asks a majority; lease trusts clocks (rates within 10 %)";
     "raft.message_bytes_max", raft.message_bytes_max, size, "SIZE", "Entries in one message to a peer";
     "raft.inflight_messages_max", raft.inflight_messages_max, small, "N", "Append messages under way to one follower";
     "raft.inflight_bytes_max", raft.inflight_bytes_max, size, "SIZE", "Bytes of append messages under way to one follower";
@@ -74,7 +75,7 @@ keys! {
     "requests.timeout", requests.timeout, duration, "TIME", "How long a call may take when the client brings no deadline";
     "requests.timeout_max", requests.timeout_max, duration, "TIME", "Longer deadlines are cut to this";
     "requests.payload_bytes_max", requests.payload_bytes_max, size, "SIZE", "Payload of one request";
-    "requests.pending_max", requests.pending_max, small, "N", "Writes that may wait in this host";
+    "requests.pending_max", requests.pending_max, small, "N", "Writes that may wait in this host, and linearizable reads";
     "machine.fuel", machine.fuel, count, "N", "Wasm fuel of one call";
     "machine.memory_bytes", machine.memory_bytes, size, "SIZE", "Linear memory of one instance";
     "machine.sql_steps", machine.sql_steps, count, "N", "SQLite virtual machine steps of one call";
@@ -173,6 +174,14 @@ fn log_kind(input: &Input<'_>) -> Result<LogKind, String> {
         "rocksdb" => Ok(LogKind::Rocksdb),
         "memory" => Ok(LogKind::Memory),
         other => Err(format!("must be rocksdb or memory, not {other:?}")),
+    }
+}
+
+fn read_kind(input: &Input<'_>) -> Result<ReadKind, String> {
+    match string(input, "\"read-index\" or \"lease\"")? {
+        "read-index" => Ok(ReadKind::ReadIndex),
+        "lease" => Ok(ReadKind::Lease),
+        other => Err(format!("must be read-index or lease, not {other:?}")),
     }
 }
 

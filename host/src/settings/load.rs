@@ -372,6 +372,7 @@ mod tests {
     #[test]
     fn a_wrong_type_says_what_is_wanted() {
         assert_eq!(only_mistake("[raft]\ntick = 10").1, "needs a unit: write \"10ms\" or \"10s\", in quotes");
+        assert_eq!(only_mistake("[raft]\nread = \"fast\"").1, "must be read-index or lease, not \"fast\"");
         assert!(only_mistake("raft = 3").1.contains("[raft]"));
         assert!(only_mistake("hosts = 3").1.contains("[[hosts]]"));
         assert!(only_mistake("[[hosts]]\nid = 1\nclient = \"a:1\"\nport = 3").1.contains("peer is missing"));

@@ -76,6 +76,25 @@ impl fmt::Display for LogKind {
     }
 }
 
+/// How a leader makes sure that it still leads before a linearizable read is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadKind {
+    /// It asks a majority, each time. Sound whatever the clocks do.
+    ReadIndex,
+    /// It trusts an answer of a majority for [`RaftSettings::lease`]. Sound as long as of any two hosts' clocks the slower
+    /// is slower by no more than [`CLOCK_DRIFT_PERCENT_MAX`], and none stands still while others go on.
+    Lease,
+}
+
+/// What a lease allows the rates of two hosts' clocks to differ by. Quartz drifts by 0.01 %, and NTP slews by 0.05 %: this
+/// is a wide margin, since the price of a shorter lease is small (one round of messages at its end).
+pub const CLOCK_DRIFT_PERCENT_MAX: u32 = 10;
+
+/// Ticks by which a voter's patience may fall short of its election timeout: after a pause two come at once, and the third
+/// half a tick later (see `server/turn.rs`).
+const PATIENCE_SHORT_TICKS: u32 = 3;
+
 /// Consensus: its times (whole numbers of `tick`) and its bounds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RaftSettings {
@@ -95,6 +114,8 @@ pub struct RaftSettings {
     pub pre_vote: bool,
     /// A leader that hears no majority for an election timeout steps down (Ongaro, section 6.2).
     pub check_quorum: bool,
+    /// What a leader does before a linearizable read. The same on all hosts.
+    pub read: ReadKind,
     /// Bytes of entries in one message to a peer; a single larger entry still goes, alone.
     #[serde(serialize_with = "units::serialize_size")]
     pub message_bytes_max: u64,
@@ -121,6 +142,15 @@ impl RaftSettings {
     pub fn election_ticks(&self) -> u32 {
         ticks(self.election_min, self.tick)
     }
+
+    /// How long a leader trusts a majority's answer, from when it asked; none where it asks each time.
+    ///
+    /// Each voter of that majority heard from the leader after it had asked, and refuses its vote to others for
+    /// `election_min` less three ticks at least, by its own clock. The lease ends before, whosever clock is the faster.
+    pub fn lease(&self) -> Option<Duration> {
+        let patience = self.tick * self.election_ticks().saturating_sub(PATIENCE_SHORT_TICKS);
+        (self.read == ReadKind::Lease).then(|| patience * (100 - CLOCK_DRIFT_PERCENT_MAX) / 100)
+    }
 }
 
 /// How many whole times `tick` goes into `time`.
@@ -140,7 +170,7 @@ pub struct RequestSettings {
     /// Bytes of one request's payload.
     #[serde(serialize_with = "units::serialize_size")]
     pub payload_bytes_max: u64,
-    /// Writes that may wait in this host; more are refused with RESOURCE_EXHAUSTED.
+    /// Writes that may wait in this host, and as many linearizable reads; more are refused with RESOURCE_EXHAUSTED.
     pub pending_max: usize,
 }
 
@@ -222,6 +252,7 @@ impl Default for Settings {
                 election_max: Duration::from_millis(300),
                 pre_vote: true,
                 check_quorum: true,
+                read: ReadKind::ReadIndex,
                 message_bytes_max: MIB,
                 inflight_messages_max: 256,
                 inflight_bytes_max: 16 * MIB,

@@ -177,7 +177,7 @@ impl RocksReader {
 impl Storage for RocksReader {
     fn initial_state(&self) -> Result<(HardState, ConfState), StorageError> {
         let view = self.shared.view();
-        Ok((view.meta.hard_state, view.meta.conf_state.clone()))
+        Ok((view.meta.hard_state, view.meta.conf.conf_state.clone()))
     }
 
     fn entries(&self, low: Index, high: Index, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
@@ -219,7 +219,11 @@ impl Storage for RocksReader {
     }
 }
 
-impl LogReader for RocksReader {}
+impl LogReader for RocksReader {
+    fn conf_index(&self) -> Index {
+        self.shared.view().meta.conf.index
+    }
+}
 
 impl RocksWriter {
     fn try_write(&mut self, writes: &[LogWrite]) -> Result<(), LogFault> {
@@ -274,9 +278,9 @@ impl RocksWriter {
             let key = StateRecord::HardState.key(group);
             batch.put_cf(state, key, codec::encode_hard_state(&key, &new.hard_state));
         }
-        if new.conf_state != old.conf_state {
+        if new.conf != old.conf {
             let key = StateRecord::ConfState.key(group);
-            batch.put_cf(state, key, codec::encode_conf_state(&key, &new.conf_state));
+            batch.put_cf(state, key, codec::encode_conf_state(&key, &new.conf));
         }
         if new.start != old.start {
             let key = StateRecord::Start.key(group);

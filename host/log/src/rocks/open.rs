@@ -210,7 +210,7 @@ fn load(
     }
     let key = StateRecord::ConfState.key(group);
     if let Some(value) = get(&key)? {
-        meta.conf_state = codec::decode_conf_state(&key, &value)
+        meta.conf = codec::decode_conf_state(&key, &value)
             .map_err(|what| corrupt(path, format!("the configuration: {what}")))?;
     }
     let key = StateRecord::Snapshot.key(group);

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use telegraft_log::{Options, RocksReader, RocksWriter};
-use telegraft_node::ports::LogWrite;
-use telegraft_raft::{ConfState, Entry, EntryKind, HardState, Index, Snapshot, SnapshotMeta, Storage, Term};
+use telegraft_node::ports::{ConfAt, LogWrite};
+use telegraft_raft::{ConfState, Entry, EntryKind, HardState, Index, SnapshotMeta, Storage, Term};
 
 pub const GROUP: u64 = 1;
 
@@ -38,8 +38,13 @@ pub fn voters(ids: &[u64]) -> ConfState {
     ConfState { voters: ids.to_vec(), ..ConfState::default() }
 }
 
-pub fn snapshot(index: Index, term: Term, conf_state: ConfState) -> Snapshot {
-    Snapshot { meta: SnapshotMeta { conf_state, index, term }, data: Bytes::from_static(b"the machine's") }
+/// A configuration that an entry brought into force.
+pub fn conf(index: Index, ids: &[u64]) -> ConfAt {
+    ConfAt { index, conf_state: voters(ids) }
+}
+
+pub fn snapshot(index: Index, term: Term, conf_state: ConfState) -> SnapshotMeta {
+    SnapshotMeta { conf_state, index, term }
 }
 
 /// Index and term of all entries, read through the port.

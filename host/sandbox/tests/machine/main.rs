@@ -7,4 +7,5 @@ mod probe;
 mod reading;
 mod replay;
 mod sessions;
+mod snapshots;
 mod sql;
