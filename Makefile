@@ -57,6 +57,33 @@ raft-scripts: setup ## Run interaction scripts against the consensus core: make 
 	@test -n "$(SCRIPTS)" || { echo "Say where the scripts are: make raft-scripts SCRIPTS=DIR" >&2; exit 2; }
 	$(CARGO) run --release -p telegraft-raft --example raft_scripts -- $(SCRIPTS)
 
+# Without FIRST a fresh seed is drawn, and printed. MACHINE: wasm, plain. KEEP: numbers of the faults to keep.
+SEEDS ?= 200
+MACHINE ?= wasm
+SIM = $(BIN)/telegraft-sim
+
+.PHONY: sim
+sim: setup announce ## Run whole nodes through worlds of faults: make sim SEEDS=200 [FIRST=SEED] [MACHINE=plain]
+	@$(CARGO) build --release --workspace --bin telegraft-sim
+	@$(SIM) run --seeds $(SEEDS) $(if $(FIRST),--first $(FIRST)) --machine $(MACHINE)
+
+.PHONY: sim-replay
+sim-replay: setup announce ## Run one world again and show every event: make sim-replay SEED=7 [KEEP=1,4] [MACHINE=plain]
+	@test -n "$(SEED)" || { echo "Say which: make sim-replay SEED=7" >&2; exit 2; }
+	@$(CARGO) build --release --workspace --bin telegraft-sim
+	@$(SIM) replay --seed $(SEED) $(if $(KEEP),--keep $(KEEP)) $(if $(VOTERS),--voters $(VOTERS)) --machine $(MACHINE)
+
+.PHONY: sim-speed
+sim-speed: setup announce ## Simulated seconds a second on one core, with and without the Wasm guest
+	@$(CARGO) build --release --workspace --bin telegraft-sim
+	@$(SIM) speed
+
+# Built with the switches that put known bugs back; only this program, which is never shipped.
+.PHONY: sim-defects
+sim-defects: setup announce ## Put known bugs back, one at a time; which checker finds each, after how many seeds
+	@$(CARGO) build --release --workspace --bin telegraft-sim --features telegraft-sim/defects
+	@$(SIM) defects $(if $(ONLY),--only $(ONLY))
+
 .PHONY: lint
 lint: setup announce ## Clippy; every warning is an error
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
