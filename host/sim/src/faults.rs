@@ -16,6 +16,9 @@ use crate::{
     world::{Event, World},
 };
 
+/// How long a lost node is missed before the operator removes it.
+const REMOVED_AFTER: Micros = 2_000_000;
+
 impl World {
     pub(crate) fn strike(&mut self, number: usize, fault: Fault) -> Result<(), Violation> {
         match fault {
@@ -82,7 +85,8 @@ impl World {
             }
             Fault::FlipBit { target } => self.flip_bit(target),
             Fault::ChangeMembers(change) => return self.change_members(change),
-            Fault::Transfer { to } => {
+            Fault::Transfer { to, lost } => {
+                self.orders_lost += u32::from(lost);
                 let to = self.resolve(to);
                 let leader = self.leader();
                 let anyone =
@@ -176,6 +180,12 @@ impl World {
                 let bridge = self.resolve(target);
                 pairs(&|from, to| from != bridge && to != bridge && from % 2 != to % 2)
             }
+            Cut::Newcomers => {
+                let leader = self.leader();
+                let joined = self.settings.voters;
+                let apart = |id: NodeId| id > joined || Some(id) == leader;
+                pairs(&|from, to| apart(from) != apart(to))
+            }
             Cut::Link(target, to) => {
                 let one = self.resolve(target);
                 pairs(&|from, other| from == one && other == to)
@@ -198,6 +208,43 @@ impl World {
             // It is found when the process starts again.
             self.take_down(node, 100_000, false);
         }
+    }
+
+    /// A cut that a group with pre-vote and check-quorum must live with: one node that does not hear, or is not heard, or two
+    /// that do not see each other.
+    pub(crate) fn leave_scar(&mut self) {
+        if !self.settings.scar || self.settings.voters < 3 {
+            return;
+        }
+        let target = if self.chance().bool() { Target::Leader } else { Target::Follower(self.settings.seed) };
+        let cut = match self.chance().u8(..3) {
+            0 => Cut::OneWay(target, true),
+            1 => Cut::OneWay(target, false),
+            _ => Cut::Bridge(target),
+        };
+        // In a group of more than three a bridge may leave no majority with any leader.
+        let cut =
+            if self.settings.voters > 3 && matches!(cut, Cut::Bridge(_)) { Cut::OneWay(target, true) } else { cut };
+        self.trace.line(self.now, || format!("what stays cut: {cut:?}"));
+        let links = self.links(&cut);
+        self.network.cut(usize::MAX, links);
+        self.scarred = true;
+    }
+
+    /// A node that is not needed never comes back; the operator is to remove it.
+    pub(crate) fn lose_one(&mut self) {
+        let members = self.judge.newest_members().clone();
+        if !self.settings.loss || self.scarred || members.voters.len() < 3 || members.is_joint() {
+            return;
+        }
+        let node = self.resolve(Target::Follower(self.settings.seed));
+        let others = |id: NodeId| id != node && !self.processes[&id].flipped;
+        if !members.all().contains(&node) || !members.is_quorum(others) {
+            return;
+        }
+        self.trace.line(self.now, || format!("n{node} is lost for good"));
+        self.take_down(node, 0, true);
+        self.lost = Some(node);
     }
 
     fn job(&mut self, target: Target, job: MachineJob) {
@@ -299,6 +346,14 @@ impl World {
         let conf = running.node.raft().conf_state();
         if !conf.voters_outgoing.is_empty() && !conf.auto_leave {
             self.propose_change(leader, ConfChangeV2::default());
+        }
+        if let Some(lost) = self.lost.filter(|lost| conf.voters.contains(lost) || conf.learners.contains(lost)) {
+            // What the lost node lacks is compacted away first: the leader waits for it with a snapshot.
+            self.job(Target::Leader, MachineJob::Snapshot { compact_behind: 0 });
+            if self.now > self.settings.faults_for + REMOVED_AFTER {
+                let gone = ConfChangeSingle { kind: ConfChangeKind::RemoveNode, node: lost };
+                self.propose_change(leader, ConfChangeV2 { changes: vec![gone], ..ConfChangeV2::default() });
+            }
         }
         if conf.voters_outgoing.is_empty() && !conf.voters.contains(&leader) {
             let at = self.chance().usize(..conf.voters.len());

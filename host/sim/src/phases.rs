@@ -53,7 +53,10 @@ impl World {
         self.healed = true;
         self.armed.clear();
         self.network.mend_all();
-        let ids: Vec<NodeId> = self.processes.keys().copied().collect();
+        self.orders_lost = 0;
+        self.leave_scar();
+        self.lose_one();
+        let ids: Vec<NodeId> = self.processes.keys().copied().filter(|id| Some(*id) != self.lost).collect();
         for id in ids {
             let delay = self.rng.u64(1..200_000);
             let Some(process) = self.processes.get_mut(&id) else { continue };
@@ -75,7 +78,14 @@ impl World {
     /// Looks whether the group serves again, every client is satisfied, and all replicas are equal.
     pub(crate) fn look(&mut self) -> Result<(), Violation> {
         self.operate_in_the_end();
-        match self.what_is_missing() {
+        let mut missing = self.what_is_missing();
+        if missing.is_none() && self.scarred {
+            self.trace.line(self.now, || "what stayed cut is mended".to_owned());
+            self.network.mend_all();
+            self.scarred = false;
+            missing = Some("links have just been mended".to_owned());
+        }
+        match missing {
             None => {
                 self.finished = true;
                 Ok(())
@@ -98,7 +108,13 @@ impl World {
         if let Some(number) = (1..self.clients.len()).find(|number| self.done_since_heal[*number] < OPERATIONS_AFTER) {
             return Some(format!("client {number} gets nothing done"));
         }
+        if self.scarred {
+            return None;
+        }
         let members = self.judge.newest_members();
+        if let Some(lost) = self.lost.filter(|lost| members.all().contains(lost)) {
+            return Some(format!("node {lost}, which is lost, is still a member"));
+        }
         if members.is_joint() {
             return Some("the configuration is still joint".to_owned());
         }

@@ -32,6 +32,8 @@ pub enum Cut {
     Bridge(Target),
     /// From one node to one other, that direction only.
     Link(Target, NodeId),
+    /// The leader and all who joined later from the first voters.
+    Newcomers,
 }
 
 /// A change of the members.
@@ -67,6 +69,8 @@ pub enum Leave {
 /// A point that a process passes between two steps that belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
+    /// It leads, since this turn, and its first messages have left.
+    Leads,
     /// Messages have left, nothing of the turn is written yet.
     Sent,
     /// Written, not synced.
@@ -96,7 +100,7 @@ pub enum Fault {
     FillDisk { target: Target, lasting: Micros },
     FlipBit { target: Target },
     ChangeMembers(Change),
-    Transfer { to: Target },
+    Transfer { to: Target, lost: bool },
     Snapshot { target: Target, compact_behind: u64 },
     MakeDurable { target: Target },
     SwapModule,
@@ -114,6 +118,35 @@ pub struct Planned {
 impl fmt::Display for Planned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:>10.6} s  {:?}", self.at as f64 / 1e6, self.fault)
+    }
+}
+
+/// Faults that do their worst together, a few milliseconds apart.
+fn combine(settings: &Settings, plan: &mut Vec<Planned>) {
+    let mut rng = Rng::with_seed(settings.seed ^ 0xc0_3b1e);
+    let rate = u64::from(settings.rates.combined) * settings.faults_for / 10_000_000;
+    let count = if settings.rates.combined == 0 { 0 } else { rng.u64(..=2 * rate.max(1)) };
+    for _ in 0..count {
+        let at = rng.u64(300_000..settings.faults_for);
+        let lasting = rng.u64(400_000..3_000_000);
+        let mut add = |after: Micros, fault| plan.push(Planned { at: at + after, fault });
+        let isolated = Fault::Cut { cut: Cut::Isolate(Target::Leader), lasting };
+        match rng.u8(..3) {
+            0 => {
+                add(0, Fault::Transfer { to: Target::Follower(rng.u64(..)), lost: false });
+                add(rng.u64(500..4_000), isolated);
+            }
+            1 => {
+                add(0, isolated);
+                add(rng.u64(1..50_000), Fault::Pause { target: Target::Leader, lasting: rng.u64(300_000..1_500_000) });
+            }
+            _ if settings.rates.membership > 0 => {
+                add(0, Fault::ChangeMembers(Change::AddVoter));
+                add(rng.u64(1..20_000), Fault::ChangeMembers(Change::AddVoter));
+                add(rng.u64(4_000..60_000), Fault::Cut { cut: Cut::Newcomers, lasting });
+            }
+            _ => {}
+        }
     }
 }
 
@@ -199,12 +232,18 @@ pub fn draw(settings: &Settings) -> Vec<Planned> {
             _ => Change::Leave,
         })
     });
-    add(9, rates.transfers, &|rng| Fault::Transfer { to: target(rng) });
+    add(9, rates.transfers, &|rng| Fault::Transfer { to: target(rng), lost: rng.u8(..3) == 0 });
     add(10, rates.snapshots, &|rng| match rng.u8(..4) {
         0 => Fault::MakeDurable { target: target(rng) },
         _ => Fault::Snapshot { target: target(rng), compact_behind: [0, 0, 1, 5, 20][rng.usize(..5)] },
     });
     add(11, rates.swaps, &|_| Fault::SwapModule);
+    add(12, rates.churn, &|rng| Fault::CrashAt {
+        point: Point::Leads,
+        power: rng.bool(),
+        down_for: rng.u64(1_000..900_000),
+    });
+    combine(settings, &mut plan);
     plan.sort_by_key(|planned| planned.at);
     plan
 }

@@ -68,6 +68,10 @@ pub struct Settings {
     pub think: Micros,
     /// Keys.
     pub keys: u64,
+    /// Links that stay cut after the faults have ended, until the clients are satisfied all the same.
+    pub scar: bool,
+    /// A node that never comes back after the faults, until the operator has removed it.
+    pub loss: bool,
     /// How often the plan has each kind of fault, in events per ten seconds; 0: never.
     pub rates: Rates,
 }
@@ -97,6 +101,10 @@ pub struct Rates {
     pub snapshots: u32,
     /// Modules swapped.
     pub swaps: u32,
+    /// Leaders that crash as soon as they lead.
+    pub churn: u32,
+    /// Faults that come together: a transfer or two changes and a cut right behind, a pause behind a cut.
+    pub combined: u32,
 }
 
 impl Settings {
@@ -133,6 +141,8 @@ impl Settings {
             transfers: rate(6),
             snapshots: rate(12),
             swaps: if rate(3) == 1 { 1 } else { 0 },
+            churn: if rate(2) == 1 { 30 } else { 0 },
+            combined: rate(5),
         };
         // A damaged node never comes back, and a group that shrinks meanwhile could not do without it.
         if rates.flips > 0 {
@@ -154,6 +164,13 @@ impl Settings {
             clients: rng.u64(2..=5),
             think: [60_000, 150_000, 300_000][rng.usize(..3)],
             keys: rng.u64(1..=6),
+            // Only pre-vote and check-quorum together promise anything under partial connectivity.
+            scar: uniform
+                && (common.0 && (common.1 || lease))
+                && rates.membership == 0
+                && rates.flips == 0
+                && rng.u8(..3) == 0,
+            loss: rates.flips == 0 && rng.u8(..6) == 0,
             rates,
         }
         .consistent()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use telegraft_node::Input;
 use telegraft_raft::{
-    Message, MessageKind, NodeId, Snapshot,
+    Message, MessageKind, NodeId, Role, Snapshot,
     defects::{self, Defect},
 };
 
@@ -52,7 +52,8 @@ impl World {
             self.judge.sent(&message)?;
             self.send(message);
         }
-        if self.passes(node, Point::Sent) {
+        let just_leads = now.role == Role::Leader && (before.role, before.term) != (now.role, now.term);
+        if just_leads && self.passes(node, Point::Leads) || self.passes(node, Point::Sent) {
             return Ok(());
         }
         self.start_log(node)?;
@@ -62,7 +63,11 @@ impl World {
 
     pub(crate) fn send(&mut self, message: Message) {
         let (from, to) = (message.from, message.to);
-        let copies = self.network.send(from, to);
+        let mut copies = self.network.send(from, to);
+        if message.kind == MessageKind::TimeoutNow && self.orders_lost > 0 {
+            self.orders_lost -= 1;
+            copies.clear();
+        }
         let snapshot = message.kind == MessageKind::Snapshot;
         self.trace.event(&[
             3,
@@ -223,6 +228,7 @@ impl World {
                     running.machine.make_durable().map_err(|fault| defect(&fault))?
                 };
                 if let Some(meta) = running.node.snapshot_meta(index) {
+                    self.judge.snapshot(node, &meta)?;
                     process.disk.offer(Snapshot { meta, data });
                     let through =
                         index.min(durable).min(running.node.raft().applied_index()).saturating_sub(compact_behind);

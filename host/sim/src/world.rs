@@ -91,6 +91,12 @@ pub struct World {
     pub(crate) swapped: bool,
     /// Crashes that wait for a process to pass a point.
     pub(crate) armed: Vec<(Point, bool, Micros)>,
+    /// Orders to campaign at once that the network loses next.
+    pub(crate) orders_lost: u32,
+    /// Links stay cut after the faults.
+    pub(crate) scarred: bool,
+    /// This node never comes back.
+    pub(crate) lost: Option<NodeId>,
     pub(crate) faults: u64,
     pub(crate) finished: bool,
 }
@@ -137,6 +143,9 @@ impl World {
             healed: false,
             swapped: false,
             armed: Vec::new(),
+            orders_lost: 0,
+            scarred: false,
+            lost: None,
             faults: 0,
             finished: false,
             settings,

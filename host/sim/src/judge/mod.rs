@@ -20,12 +20,14 @@ pub mod membership;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
 };
 
 use telegraft_node::AppliedEntry;
-use telegraft_raft::{Entry, EntryKind, Index, Message, MessageKind, NodeId, Role, StorageError, Term, invariants};
+use telegraft_raft::{
+    Entry, EntryKind, Index, Message, MessageKind, NodeId, Role, SnapshotMeta, StorageError, Term, invariants,
+};
 
 use crate::{
     process::{Process, data_hash},
@@ -366,6 +368,32 @@ impl Judge {
             }
         }
         Ok(())
+    }
+
+    /// A node made a snapshot.
+    ///
+    /// # Errors
+    /// **Q**, where it carries another configuration than that of its index; **C**, where its term is not the entry's.
+    pub fn snapshot(&mut self, id: NodeId, meta: &SnapshotMeta) -> Result<(), Violation> {
+        self.checks += 2;
+        let index = meta.index;
+        let of = self.members.iter().rev().find(|members| members.index <= index);
+        let set = |ids: &[NodeId]| ids.iter().copied().collect::<BTreeSet<_>>();
+        let conf = &meta.conf_state;
+        let same = |m: &Members| {
+            (&m.voters, &m.outgoing, &m.learners)
+                == (&set(&conf.voters), &set(&conf.voters_outgoing), &set(&conf.learners))
+        };
+        if !of.is_some_and(same) {
+            return violation(
+                'Q',
+                format!("node {id}'s snapshot at {index} carries {conf:?}, in force there is {of:?}"),
+            );
+        }
+        match self.committed_at(index) {
+            Some(known) if known.entry.term == meta.term => Ok(()),
+            known => violation('C', format!("node {id}'s snapshot at {index} is of term {}, not {known:?}", meta.term)),
+        }
     }
 
     /// A replica's state digest at an index.
