@@ -169,7 +169,10 @@ impl<S: Storage, R: Responder> Node<S, R> {
     /// configuration of that index is no longer known, and for index 0.
     pub fn snapshot_meta(&self, index: Index) -> Option<SnapshotMeta> {
         let conf_state = self.configuration_at(index)?.clone();
-        let term = self.raft.storage().term(index).ok().filter(|_| index > 0)?;
+        // As the core knows it: while a restoration is on its way to the log, that may still hold another entry there.
+        let stale = defects::active(Defect::SnapshotOfStaleTerm);
+        let term = if stale { self.raft.storage().term(index) } else { self.raft.term_at(index) };
+        let term = term.ok().filter(|_| (1..=self.raft.commit_index()).contains(&index))?;
         Some(SnapshotMeta { conf_state, index, term })
     }
 

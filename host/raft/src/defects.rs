@@ -52,6 +52,7 @@ pub enum Defect {
     NondeterministicGuest,
     AskedBeforeDurable,
     AloneReadsEarly,
+    SnapshotOfStaleTerm,
 }
 
 #[cfg(feature = "defects")]

@@ -47,6 +47,11 @@ pub const FOUND_HERE: &[Class] = &[
             Defect::AloneReadsEarly,
         ),
     ),
+    class(
+        104,
+        "a snapshot carries the term of an entry that its log has yet to overwrite",
+        Defect::SnapshotOfStaleTerm,
+    ),
     class(103, "a stale leader is left alone by a node without pre-vote and check-quorum", Defect::CheckQuorumSilence),
 ];
 

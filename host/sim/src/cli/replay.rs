@@ -40,7 +40,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let machine = MachineKind::from(arguments.machine);
     #[cfg(feature = "defects")]
     if let Some(number) = arguments.defect {
-        let class = telegraft_sim::defects::CLASSES.iter().find(|class| class.number == number);
+        use telegraft_sim::defects::{CLASSES, FOUND_HERE};
+        let class = CLASSES.iter().chain(FOUND_HERE).find(|class| class.number == number);
         telegraft_raft::defects::choose(Some(
             class.ok_or_else(|| anyhow::anyhow!("there is no class {number}"))?.defect,
         ));
