@@ -176,6 +176,11 @@ impl<S: Storage, R: Responder> Node<S, R> {
         Some(SnapshotMeta { conf_state, index, term })
     }
 
+    /// The index of the entry, or snapshot, that brought the configuration in force.
+    pub fn conf_index(&self) -> Index {
+        self.configurations.newest_index()
+    }
+
     /// The members as of `index`, where still known.
     fn configuration_at(&self, index: Index) -> Option<&ConfState> {
         self.configurations.at(index).map(|conf| &conf.conf_state)

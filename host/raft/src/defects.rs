@@ -1,8 +1,8 @@
 //! Known bugs, one at a time, put back for the simulator to find: a checker that never failed proves nothing.
 //!
 //! Without the feature `defects` (never on in what is shipped) [`active`] is the constant `false`, and the compiler removes
-//! what stands behind it. With it, a thread chooses one by [`choose`]. The classes are numbered as in the table that
-//! ARCHITECTURE.md keeps of them; the name says what is broken.
+//! what stands behind it. With it, a thread chooses one by [`choose`]. The simulator's table
+//! (`host/sim/src/defects.rs`) has their numbers and stories; the name says what is broken.
 
 /// A bug to put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

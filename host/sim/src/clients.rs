@@ -19,6 +19,7 @@ use crate::{
         kv::{KvOp, KvRet},
     },
     settings::{Micros, Settings},
+    trace::hash,
 };
 
 /// How a read is to be answered.
@@ -66,6 +67,27 @@ pub enum Reply {
     NotApplied,
     /// Nobody here knows.
     Unknown,
+}
+
+impl Reply {
+    /// A number that tells it from others, for the digest of events.
+    pub fn number(&self) -> u64 {
+        match self {
+            Reply::Applied { index, outcome, .. } => index ^ outcome_hash(outcome),
+            Reply::Read { index, outcome } => (index << 1) ^ outcome_hash(outcome),
+            Reply::Elsewhere(leader) => *leader,
+            Reply::NotApplied => 100,
+            Reply::Unknown => 101,
+        }
+    }
+}
+
+/// A number for an outcome.
+pub fn outcome_hash(outcome: &Outcome) -> u64 {
+    match outcome {
+        Ok(reply) => hash(reply) | 1,
+        Err(rejection) => hash(rejection.to_string().as_bytes()) & !1,
+    }
 }
 
 /// A read that did not ask for linearizability, to be held against the state at its index.
@@ -143,6 +165,8 @@ pub struct Seen {
     pub acknowledged: Vec<Acknowledged>,
     /// Operations that were answered.
     pub answered: u64,
+    /// Those of them that only a group that serves can answer: writes, and linearizable reads.
+    pub served: u64,
     /// Operations whose outcome no client knows.
     pub unknown: u64,
     /// Answers that no machine should give.
@@ -336,6 +360,7 @@ impl Client {
                         if let KvRet::Value(value) = &ret {
                             self.known[key as usize] = value.as_ref().map(|(v, _)| Bytes::copy_from_slice(v.as_ref()));
                         }
+                        seen.served += u64::from(call.is_some());
                         match (call, read) {
                             (Some(call), _) => seen.history.returned(call, ret, now),
                             (None, Some(asked)) => seen.plain_reads.push(PlainRead { index, key, seen: ret, asked }),

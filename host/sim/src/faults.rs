@@ -355,7 +355,8 @@ impl World {
                 self.propose_change(leader, ConfChangeV2 { changes: vec![gone], ..ConfChangeV2::default() });
             }
         }
-        if conf.voters_outgoing.is_empty() && !conf.voters.contains(&leader) {
+        let stays = !self.settings.step_down_on_removal && !conf.voters.contains(&leader);
+        if stays && conf.voters_outgoing.is_empty() {
             let at = self.chance().usize(..conf.voters.len());
             self.input(leader, Input::TransferLeader(conf.voters[at]));
         }

@@ -129,6 +129,8 @@ pub struct Running {
     pub machine_busy: bool,
     /// The core as the checkers last saw it.
     pub seen: invariants::Observation,
+    /// The index of the configuration in force then.
+    pub conf_seen: Index,
 }
 
 /// A node's place in the world: what outlives its processes.
@@ -255,6 +257,7 @@ impl Process {
             jobs: VecDeque::new(),
             machine_busy: false,
             seen,
+            conf_seen: self.disk.conf_index(),
         });
         Ok(())
     }

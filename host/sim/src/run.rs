@@ -1,7 +1,7 @@
 //! One seed from beginning to end.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -80,12 +80,17 @@ pub struct Report {
 }
 
 thread_local! {
+    static IN_A_WORLD: Cell<bool> = const { Cell::new(false) };
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Panics of the worlds become violations; their texts are kept instead of printed.
 pub fn keep_panics_quiet() {
-    std::panic::set_hook(Box::new(|info| {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !IN_A_WORLD.get() {
+            return usual(info);
+        }
         let place = info.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
         let what = info.payload_as_str().unwrap_or("a panic without words").to_owned();
         LAST_PANIC.with(|last| *last.borrow_mut() = Some(format!("{what} ({place})")));
@@ -105,7 +110,9 @@ impl Run {
             })
         };
         let mut world = World::new(self.settings(), self.plan(), &machine, self.trace)?;
+        IN_A_WORLD.set(true);
         let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+        IN_A_WORLD.set(false);
         let violation = match ended {
             Ok(ended) => ended.err(),
             Err(_) => {

@@ -10,6 +10,7 @@ use telegraft_raft::{
 };
 
 use crate::{
+    clients::outcome_hash,
     judge::{Violation, violation},
     plan::Point,
     process::MachineJob,
@@ -78,6 +79,9 @@ impl World {
             message.term,
             message.index,
             copies.len() as u64,
+            message.commit,
+            u64::from(message.reject),
+            message.entries.len() as u64,
         ]);
         self.trace.line(self.now, || {
             format!("n{from} -> n{to} {}{}", describe(&message), if copies.is_empty() { " LOST" } else { "" })
@@ -201,7 +205,9 @@ impl World {
                 let applied = running.apply(&entries).map_err(|fault| defect(&fault))?;
                 self.judge.applied(node, &applied, applied_before)?;
                 let last = applied.last().map_or(0, |entry| entry.index);
-                self.trace.event(&[7, self.now, node, last]);
+                let outcomes =
+                    applied.iter().fold(0, |sum: u64, entry| sum.rotate_left(1) ^ outcome_hash(&entry.outcome));
+                self.trace.event(&[7, self.now, node, last, outcomes]);
                 if self.passes(node, Point::Applied) {
                     return Ok(());
                 }

@@ -135,13 +135,13 @@ impl World {
 
     pub(crate) fn reply(&mut self, number: usize, attempt: u64, reply: Reply) {
         let nodes = self.client_sees();
-        let answered = self.seen.answered;
+        let served = self.seen.served;
         let Some(client) = self.clients.get_mut(number).filter(|client| client.attempt == attempt) else { return };
-        self.trace.event(&[11, self.now, number as u64, attempt]);
+        self.trace.event(&[11, self.now, number as u64, attempt, reply.number()]);
         self.trace.line(self.now, || format!("client {number} hears {reply:?}"));
         if let Some(step) = client.reply(self.now, &nodes, reply, &mut self.seen) {
             if self.healed {
-                self.done_since_heal[number] += self.seen.answered - answered;
+                self.done_since_heal[number] += self.seen.served - served;
             }
             self.client_steps(number, step);
         }

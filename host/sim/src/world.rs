@@ -19,6 +19,8 @@ use crate::{
     trace::Trace,
 };
 
+/// Events that no sound world comes near.
+const EVENTS_MAX: u64 = 20_000_000;
 /// Operations that each client must get done after the faults have ended.
 pub(crate) const OPERATIONS_AFTER: u64 = 2;
 
@@ -180,6 +182,9 @@ impl World {
                 return violation('V', "nothing happens any more");
             };
             self.now = at;
+            if self.trace.events() > EVENTS_MAX {
+                return violation('V', format!("more than {EVENTS_MAX} events: something goes round in circles"));
+            }
             self.happen(event)?;
         }
         for id in self.judge.newest_members().all() {

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use telegraft_sim::{
     run::{Report, Run},
@@ -29,7 +29,7 @@ const TRACE_LINES: usize = 40;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// How many seeds.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// The first seed; the others follow it. Without it, a fresh one is drawn, and printed.
     #[arg(long)]
@@ -38,7 +38,7 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value = "wasm")]
     machine: Machine,
     /// Voters of every world; 0: the seed decides.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=9))]
     voters: u64,
     /// Worlds at a time; 0: one a core.
     #[arg(long, default_value_t = 0)]
@@ -52,7 +52,9 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     // Small enough to be typed again.
     let first = arguments.first.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
     let machine = MachineKind::from(arguments.machine);
-    let last = first + arguments.seeds.saturating_sub(1);
+    let Some(last) = first.checked_add(arguments.seeds - 1) else {
+        bail!("--first {first} and --seeds {} go beyond the largest seed, {}", arguments.seeds, u64::MAX);
+    };
     if !arguments.json {
         println!("seeds {first} to {last}, {}", words(machine));
     }

@@ -1,6 +1,6 @@
 //! One seed again, with every event told.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use telegraft_sim::{run::Run, settings::MachineKind, shrink::shrink};
 
 use super::Machine;
@@ -14,7 +14,7 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value = "wasm")]
     machine: Machine,
     /// Voters of the world; 0: the seed decides.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=9))]
     voters: u64,
     /// Numbers of the faults to keep, as `1,4,9`, or `none`. Without it, all.
     #[arg(long)]
@@ -35,7 +35,10 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let keep = match arguments.keep.as_deref() {
         None | Some("") => None,
         Some("none") => Some(Vec::new()),
-        Some(numbers) => Some(numbers.split(',').map(|n| n.trim().parse()).collect::<Result<_, _>>()?),
+        Some(numbers) => {
+            let numbers: Result<Vec<usize>, _> = numbers.split(',').map(|n| n.trim().parse()).collect();
+            Some(numbers.context("--keep takes numbers of faults, as 1,4,9, or none")?)
+        }
     };
     let machine = MachineKind::from(arguments.machine);
     #[cfg(feature = "defects")]

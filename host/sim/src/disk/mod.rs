@@ -275,7 +275,8 @@ impl LogDisk {
         self.0.borrow().view.conf.index
     }
 
-    /// For the checkers: the term of the durable entry at `index`, as far as the running process was told.
+    /// For the checkers: whether the running process was told that the entry of this index and term is durable, or has
+    /// compacted it away.
     pub fn holds(&self, index: Index, term: Term) -> bool {
         let disk = self.0.borrow();
         index < disk.view.log.first_index() || disk.view.log.term(index) == Ok(term)

@@ -17,7 +17,8 @@ pub struct Members {
     pub outgoing: BTreeSet<NodeId>,
     /// Members without a vote.
     pub learners: BTreeSet<NodeId>,
-    demoted: BTreeSet<NodeId>,
+    /// Outgoing voters that become learners when the joint configuration is left.
+    pub demoted: BTreeSet<NodeId>,
 }
 
 impl Members {

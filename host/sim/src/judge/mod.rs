@@ -9,7 +9,7 @@
 //! | **S** | equal outcomes, and equal state digests, at equal index on all replicas | [`Judge::applied`], [`Judge::digest`], `after.rs` |
 //! | **D** | an acknowledged write is the committed entry at its index, and stays | `after.rs` |
 //! | **M** | term, vote, commit and applied never go back, nor a machine behind what it called durable | [`Judge::after_turn`], [`Judge::started`] |
-//! | **Q** | committed only when a true quorum of the configuration in force holds it durably | [`Judge::after_turn`] |
+//! | **Q** | committed only when the logs of a true quorum of the configuration in force hold it, as far as their processes were told that it is durable | [`Judge::after_turn`] |
 //! | **X** | the clients' history is linearizable; other reads are of the state at their index | `after.rs` |
 //! | **V** | it serves again after the faults have ended | the world, in its last phase |
 //! | **P** | no panic; no node gives up without a cause that the world made | the world |
@@ -30,8 +30,8 @@ use telegraft_raft::{
 };
 
 use crate::{
+    clients::outcome_hash,
     process::{Process, data_hash},
-    trace::hash,
 };
 use membership::Members;
 
@@ -239,6 +239,7 @@ impl Judge {
                 self.leads(id, now.term, |index| raft.term_at(index))?;
             }
         }
+        let conf = (running.conf_seen, running.node.conf_index());
         for index in seen.commit + 1..=now.commit {
             // Below a snapshot that was just taken in the log says nothing any more.
             let Ok(term) = raft.term_at(index) else { continue };
@@ -251,10 +252,11 @@ impl Judge {
                     );
                 }
                 Some(_) => self.checks += 1,
-                None => self.commits(id, (index, term), now.term, seen.applied, &holds)?,
+                None => self.commits(id, (index, term), now.term, conf, &holds)?,
             }
         }
         running.seen = now;
+        running.conf_seen = conf.1;
         Ok(())
     }
 
@@ -288,7 +290,7 @@ impl Judge {
         id: NodeId,
         (index, term): (Index, Term),
         by: Term,
-        applied: Index,
+        conf: (Index, Index),
         holds: impl Fn(NodeId, Index, Term) -> bool,
     ) -> Result<(), Violation> {
         if index != self.commit_index() + 1 {
@@ -303,10 +305,11 @@ impl Judge {
                 format!("node {id} has entry {index} of term {term} committed, which was never written"),
             );
         };
-        // A configuration is in force once its entry is handed to the machine, which may be any time between its commitment
-        // and its application; also within this very turn.
-        let in_force = self.members.iter().rposition(|members| members.index <= applied).unwrap_or(0);
-        let possible = self.members[in_force..].iter();
+        // A change comes into force with the turn that hands its entry to the machine: before it or after it within this
+        // very turn anything may have been committed.
+        let (before, after) = conf;
+        let in_force = self.members.iter().rposition(|members| members.index <= before).unwrap_or(0);
+        let possible = self.members[in_force..].iter().take_while(|members| members.index <= after.max(before));
         let enough = |members: &Members| members.is_quorum(|member| holds(member, index, term));
         self.checks += 1;
         if !possible.clone().any(enough) {
@@ -350,10 +353,7 @@ impl Judge {
             if index <= skipped_to {
                 continue;
             }
-            let outcome = match &entry.outcome {
-                Ok(reply) => hash(reply) | 1,
-                Err(rejection) => hash(rejection.to_string().as_bytes()) & !1,
-            };
+            let outcome = outcome_hash(&entry.outcome);
             let at = usize::try_from(index).unwrap_or(usize::MAX);
             if self.outcomes.len() < at {
                 self.outcomes.resize(at, None);
@@ -381,8 +381,8 @@ impl Judge {
         let set = |ids: &[NodeId]| ids.iter().copied().collect::<BTreeSet<_>>();
         let conf = &meta.conf_state;
         let same = |m: &Members| {
-            (&m.voters, &m.outgoing, &m.learners)
-                == (&set(&conf.voters), &set(&conf.voters_outgoing), &set(&conf.learners))
+            let own = [&conf.voters, &conf.voters_outgoing, &conf.learners, &conf.learners_next].map(|ids| set(ids));
+            [&m.voters, &m.outgoing, &m.learners, &m.demoted] == own.each_ref()
         };
         if !of.is_some_and(same) {
             return violation(

@@ -36,7 +36,7 @@ fn checker(result: Result<(), Violation>) -> char {
 
 fn commit(judge: &mut Judge, entry: &Entry) -> Result<(), Violation> {
     judge.written(&process(1), std::slice::from_ref(entry)).unwrap();
-    judge.commits(1, (entry.index, entry.term), entry.term, 0, |id, _, _| id < 3)
+    judge.commits(1, (entry.index, entry.term), entry.term, (0, 0), |id, _, _| id < 3)
 }
 
 #[test]
@@ -78,10 +78,10 @@ fn a_commit_without_a_quorum_is_seen() {
     let mut judge = Judge::new(1..=3);
     let first = entry(1, 1, b"a");
     judge.written(&process(1), std::slice::from_ref(&first)).unwrap();
-    assert_eq!(checker(judge.commits(1, (1, 1), 1, 0, |id, _, _| id == 1)), 'Q');
-    judge.commits(1, (1, 1), 1, 0, |id, _, _| id != 1).unwrap();
-    assert_eq!(checker(judge.commits(1, (3, 1), 1, 0, |_, _, _| true)), 'Q', "nobody knows entry 2");
-    assert_eq!(checker(judge.commits(1, (2, 1), 1, 0, |_, _, _| true)), 'D', "it was never written");
+    assert_eq!(checker(judge.commits(1, (1, 1), 1, (0, 0), |id, _, _| id == 1)), 'Q');
+    judge.commits(1, (1, 1), 1, (0, 0), |id, _, _| id != 1).unwrap();
+    assert_eq!(checker(judge.commits(1, (3, 1), 1, (0, 0), |_, _, _| true)), 'Q', "nobody knows entry 2");
+    assert_eq!(checker(judge.commits(1, (2, 1), 1, (0, 0), |_, _, _| true)), 'D', "it was never written");
 }
 
 #[test]
