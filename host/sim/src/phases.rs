@@ -21,7 +21,8 @@ impl World {
     /// Starts a node's process, if it is down and may run.
     pub(crate) fn restart(&mut self, node: NodeId) -> Result<(), Violation> {
         let Some(process) = self.processes.get_mut(&node) else { return Ok(()) };
-        if process.running.is_some() || process.damaged || process.down_until > self.now {
+        let lost = self.lost == Some(node);
+        if process.running.is_some() || process.damaged || lost || process.down_until > self.now {
             return Ok(());
         }
         match process.start(&self.settings) {

@@ -170,7 +170,8 @@ impl Settings {
                 && rates.membership == 0
                 && rates.flips == 0
                 && rng.u8(..3) == 0,
-            loss: rates.flips == 0 && rng.u8(..6) == 0,
+            // A change that is under way when the node is lost might leave no majority.
+            loss: rates.flips == 0 && rates.membership == 0 && rng.u8(..4) == 0,
             rates,
         }
         .consistent()

@@ -20,7 +20,7 @@ use super::campaign::bar;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Seeds to try for each bug, each time.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 2_000)]
     seeds: u64,
     /// How often each bug is looked for, in other seeds each time; the median is told.
     #[arg(long, default_value_t = 5)]
