@@ -42,8 +42,11 @@ impl<S: Storage> Raft<S> {
             }
             // The transferee had the time of an election: give up, and take proposals again.
             // Class 37: the leader waits for the transferee for ever.
-            if !defects::active(Defect::TransferNeverTimesOut) {
+            if self.lead_transferee != 0 && !defects::active(Defect::TransferNeverTimesOut) {
                 self.lead_transferee = 0;
+                // The transfer may have kept it from leaving a joint configuration, and in a group at rest nothing else
+                // would remind it.
+                self.leave_joint_when_due();
             }
         }
         if self.role == Role::Leader && self.heartbeat_elapsed >= self.config.heartbeat_ticks {
