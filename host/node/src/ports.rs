@@ -112,7 +112,8 @@ pub trait Machine: Send {
 
     /// Applies committed entries, consecutive and beginning at `applied_index() + 1`, in one transaction that also moves
     /// the applied index. Entries at or below the applied index are skipped. One outcome for each entry handed in, in
-    /// order; for those that carry no command (empty entries of a new leader, configuration changes) an empty reply.
+    /// order; for those that carry no command (empty entries of a new leader, configuration changes) an empty reply. Fewer
+    /// only where the machine [halts](Machine::halted).
     ///
     /// # Errors
     ///
@@ -145,6 +146,19 @@ pub trait Machine: Send {
     /// The snapshot that the state was last restored from. A host that stops between the restoration and the log's word of
     /// it (see [`LogWrite::snapshot`]) mends the log with this when it starts.
     fn restored_from(&self) -> Option<SnapshotMeta>;
+
+    /// Why the machine applies nothing more, and what to do about it: it would have to guess (another engine than the
+    /// activation's), or its state is not that of the other replicas. The host goes on without it: it votes and keeps the
+    /// log. [`Machine::apply`] then answers only the entries before the one that it stopped at.
+    fn halted(&self) -> Option<String> {
+        None
+    }
+
+    /// What the machine asks to be proposed, as encoded `telegraft.internal.v1.Command` without stamps, since it was last
+    /// asked: its answers to checkpoints, the end of reuse. Each may be lost, or proposed more than once.
+    fn take_proposals(&mut self) -> Vec<Bytes> {
+        Vec::new()
+    }
 }
 
 /// The reading half of a machine; shared by the threads that answer reads.
