@@ -4,29 +4,33 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use prost_reflect::DescriptorPool;
 use telegraft_raft::Index;
 
 use crate::{
     catalog::ModuleRecord,
+    effects::EffectDigest,
     limits::Limits,
     module::{Method, Service, label},
     sandbox::Prepared,
+    schema::Meta,
 };
 
-/// The module that answers calls, with what is needed to serve its own gRPC service. Made anew by every activation.
+/// The module that answers calls, with what is needed to serve its own gRPC service. Made anew by every activation, and
+/// whenever its budgets or its reuse change.
+#[derive(Clone)]
 pub struct ActiveModule {
     /// What the machine knows of it.
     pub record: ModuleRecord,
     /// Whether one instance serves many entries.
     pub reuse: bool,
-    /// The budgets that came with the activation.
+    /// The machine's budgets.
     pub limits: Limits,
     /// Its serialized `google.protobuf.FileDescriptorSet`, empty where it declares no service.
     pub service: Vec<u8>,
@@ -54,6 +58,19 @@ impl ActiveModule {
         }
     }
 
+    /// The same module with other budgets.
+    pub(crate) fn with_limits(&self, limits: Limits) -> ActiveModule {
+        ActiveModule { limits, ..self.clone() }
+    }
+
+    /// The same module with a fresh instance for every entry.
+    pub(crate) fn without_reuse(&self) -> ActiveModule {
+        let mut active = self.clone();
+        active.reuse = false;
+        active.record.reuse = false;
+        active
+    }
+
     /// Whether a method (`chat.v1.Chat/SendMessage`) is a read; none where the module declares no such method.
     #[must_use]
     pub fn is_query(&self, method: &str) -> Option<bool> {
@@ -72,7 +89,10 @@ impl fmt::Debug for ActiveModule {
 pub(crate) struct Published {
     applied: AtomicU64,
     generation: AtomicU64,
+    verified: AtomicU64,
     active: ArcSwapOption<ActiveModule>,
+    effects: Mutex<(Index, EffectDigest)>,
+    alarms: ArcSwap<Vec<String>>,
 }
 
 impl Published {
@@ -84,11 +104,23 @@ impl Published {
         self.generation.load(Ordering::Acquire)
     }
 
+    pub(crate) fn verified(&self) -> Index {
+        self.verified.load(Ordering::Acquire)
+    }
+
     pub(crate) fn active(&self) -> Option<Arc<ActiveModule>> {
         self.active.load_full()
     }
 
-    pub(crate) fn publish(&self, applied: Index, active: Option<&Arc<ActiveModule>>) {
+    pub(crate) fn effects(&self) -> (Index, EffectDigest) {
+        *self.effects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn alarms(&self) -> Arc<Vec<String>> {
+        self.alarms.load_full()
+    }
+
+    pub(crate) fn publish(&self, meta: &Meta, active: Option<&Arc<ActiveModule>>) {
         let changed = match (&*self.active.load(), active) {
             (None, None) => false,
             (Some(old), Some(new)) => !Arc::ptr_eq(old, new),
@@ -98,6 +130,15 @@ impl Published {
             self.active.store(active.cloned());
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
-        self.applied.store(applied, Ordering::Release);
+        *self.effects.lock().unwrap_or_else(PoisonError::into_inner) = (meta.applied, meta.effects);
+        self.applied.store(meta.applied, Ordering::Release);
+    }
+
+    pub(crate) fn verify(&self, at: Index) {
+        self.verified.fetch_max(at, Ordering::AcqRel);
+    }
+
+    pub(crate) fn alarm(&self, alarms: Vec<String>) {
+        self.alarms.store(Arc::new(alarms));
     }
 }

@@ -5,16 +5,24 @@
 //! interrupted writing statement; a guest's ON CONFLICT ROLLBACK): then the batch's entries so far are applied again in a
 //! new transaction, which must give the outcomes they gave before, the offender is recorded as failed without being run,
 //! and the transaction is committed there. Where batches and transactions end is never visible in the state.
+//!
+//! Where one instance is reused for many entries, some entries, chosen by their index, are run twice: by the reused
+//! instance, whose effects are undone and only compared, and by a fresh one, whose effects count. So what such an entry
+//! does is the same on every replica whatever the reused instance remembers; where the two differ, the machine asks for
+//! reuse to be ended, through the log.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use bytes::Bytes;
 use prost::Message;
+use rusqlite::{Connection, config::DbConfig};
 use telegraft_node::ports::{Code, Machine, MachineFault, Outcome, Rejection};
-use telegraft_proto::internal::{Activate, Command, command::Body};
+use telegraft_proto::internal::{Activate, Command, EndReuse, Rollback, command::Body, rollback::Way};
 use telegraft_raft::{
     Entry, EntryKind, Index, Snapshot, SnapshotMeta,
     defects::{self, Defect},
@@ -22,18 +30,21 @@ use telegraft_raft::{
 
 use crate::{
     active::{ActiveModule, Published},
-    catalog::{self, ActiveRow},
+    catalog,
     database::{Database, fault},
-    guest::{Ask, Context, Ended, Guest, rejection},
+    effects::{EffectDigest, TableChanges, hash_schema},
+    guest::{Ask, Context, Cost, Ended, Guest, rejection},
+    history,
     limits::Limits,
     module::{BadModule, Digest},
     reader::{Connections, MachineReader},
     restore::{Loaded, load},
-    sandbox::{Sandbox, describe},
+    sandbox::Sandbox,
     schema::{self, Meta},
     sessions::{CLIENT_ID_BYTES_MAX, Sessions, call_hash},
     snapshot,
     store::database_lost,
+    verify,
 };
 
 /// Name of the database in a machine's folder.
@@ -53,7 +64,23 @@ pub struct SqliteMachine {
     /// The instance of a module whose activation allows reuse.
     pub(crate) instance: Option<Guest>,
     /// Modules completed in the open transaction, to be compiled ahead after it.
-    completed: Vec<Digest>,
+    pub(crate) completed: Vec<Digest>,
+    /// What the open transaction asks to be proposed.
+    pub(crate) asked: Vec<Bytes>,
+    /// What committed ones asked for.
+    proposals: Vec<Bytes>,
+    /// The open transaction raised an alarm.
+    pub(crate) alarmed: bool,
+    /// The newest checkpoint at which this replica was found right.
+    pub(crate) verified: Index,
+    /// Why the machine is to stand still once the open transaction is committed.
+    pub(crate) halting: Option<String>,
+    /// Why it stands still.
+    pub(crate) halted: Option<String>,
+    /// The entry whose audit cost the transaction: it is not audited again.
+    unaudited: Index,
+    /// What calls took, where somebody wants to know.
+    costs: Option<Vec<(Index, Cost)>>,
     pub(crate) published: Arc<Published>,
     /// Those of the readers.
     pub(crate) connections: Arc<Connections>,
@@ -66,6 +93,18 @@ pub struct SqliteMachine {
 pub(crate) struct Volatile {
     pub meta: Meta,
     pub active: Option<Arc<ActiveModule>>,
+    /// None before the first activation, if nobody has set any.
+    pub limits: Option<Limits>,
+}
+
+/// What became of an entry.
+enum Applied {
+    /// This.
+    Done(Outcome),
+    /// It failed so, and cost the transaction; nothing was recorded.
+    Lost(Rejection),
+    /// Its audit cost the transaction; the entry itself was not run yet.
+    AuditLost,
 }
 
 /// Opens the machine in `dir`, or makes a new one there.
@@ -81,7 +120,9 @@ pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReade
     let database = schema::open(&path)?;
     let Loaded { now, sessions, restored_from } = load(&sandbox, &database)?;
     let published = Arc::new(Published::default());
-    published.publish(now.meta.applied, now.active.as_ref());
+    published.publish(&now.meta, now.active.as_ref());
+    published.alarm(history::alarms(database.host())?);
+    let halted = verify::halted(database.host())?;
     let connections = Arc::new(Connections::new(path));
     let reader = MachineReader::new(sandbox.clone(), Arc::clone(&connections), Arc::clone(&published));
     let machine = SqliteMachine {
@@ -94,10 +135,19 @@ pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReade
         restored_from,
         instance: None,
         completed: Vec::new(),
+        asked: Vec::new(),
+        proposals: Vec::new(),
+        alarmed: false,
+        verified: 0,
+        halting: None,
+        halted,
+        unaudited: 0,
+        costs: None,
         published,
         connections,
         fault: None,
     };
+    machine.remove_old_states()?;
     Ok((machine, reader))
 }
 
@@ -132,6 +182,14 @@ impl Machine for SqliteMachine {
     fn restored_from(&self) -> Option<SnapshotMeta> {
         self.restored_from.clone()
     }
+
+    fn halted(&self) -> Option<String> {
+        self.halted.clone()
+    }
+
+    fn take_proposals(&mut self) -> Vec<Bytes> {
+        std::mem::take(&mut self.proposals)
+    }
 }
 
 impl SqliteMachine {
@@ -152,24 +210,45 @@ impl SqliteMachine {
         self.database.take().ok_or_else(database_lost)
     }
 
+    /// Keeps what calls take, and which rows they change, from here on, or no longer.
+    pub fn measure(&mut self, on: bool) {
+        self.costs = on.then(Vec::new);
+        if let Some(database) = &self.database {
+            database.effects().count_tables(on);
+        }
+    }
+
+    /// What the calls since this was last asked took, by the index of their entry; a call that was run twice is there
+    /// twice. Empty unless [measured](SqliteMachine::measure).
+    pub fn take_costs(&mut self) -> Vec<(Index, Cost)> {
+        self.costs.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The rows that calls have changed since this was last asked, undone ones too, by table.
+    pub fn take_table_changes(&mut self) -> BTreeMap<String, TableChanges> {
+        self.database.as_ref().map(|database| database.effects().take_tables()).unwrap_or_default()
+    }
+
     fn apply_batch(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, MachineFault> {
         let mut outcomes = Vec::with_capacity(entries.len());
         let applied = self.committed.meta.applied;
         let new = entries.iter().position(|e| e.index > applied).unwrap_or(entries.len());
         let (old, mut rest) = entries.split_at(new);
         outcomes.extend(old.iter().map(|_| Ok(Bytes::new())));
-        while !rest.is_empty() {
+        while !rest.is_empty() && self.halted.is_none() {
             let done = self.apply_transaction(rest, &mut outcomes)?;
             rest = rest.get(done..).unwrap_or_default();
         }
         Ok(outcomes)
     }
 
-    /// Applies entries until they are all applied or one cost the transaction; says how many.
+    /// Applies entries until they are all applied, or one cost the transaction, or the next one must begin one, or the
+    /// machine halts; says how many.
     fn apply_transaction(&mut self, entries: &[Entry], outcomes: &mut Vec<Outcome>) -> Result<usize, MachineFault> {
         let before = outcomes.len();
-        self.execute("BEGIN IMMEDIATE -- _telegraft_")?;
-        for (i, entry) in entries.iter().enumerate() {
+        let mut open = false;
+        let mut done = 0;
+        while let Some(entry) = entries.get(done) {
             let expected = self.now.meta.applied + 1;
             if entry.index != expected {
                 return Err(MachineFault(format!(
@@ -177,192 +256,373 @@ impl SqliteMachine {
                     entry.index
                 )));
             }
-            let (outcome, lost) = self.apply_entry(entry, None)?;
-            if lost {
-                let again = entries.get(..i).unwrap_or_default();
-                let first = outcomes.get(before..).unwrap_or_default();
-                self.replay(again, first, entry, &outcome)?;
-                outcomes.push(outcome);
-                self.commit()?;
-                return Ok(i + 1);
+            let decoded = Decoded::of(entry);
+            if let Some(body) = decoded.body() {
+                if done > 0 && begins_a_transaction(body) {
+                    break;
+                }
+                if let Some(why) = self.halts_at(body)? {
+                    self.halting = Some(why);
+                    break;
+                }
             }
+            if !open {
+                open = true;
+                self.bind_foreign_keys(!decoded.body().is_some_and(replaces_the_data))?;
+                self.execute("BEGIN IMMEDIATE -- _telegraft_")?;
+            }
+            let outcome = match self.apply_entry(entry, &decoded, None)? {
+                Applied::Done(outcome) => outcome,
+                lost => {
+                    let again = entries.get(..done).unwrap_or_default();
+                    self.replay(again, outcomes.get_mut(before..).unwrap_or_default())?;
+                    match lost {
+                        Applied::Lost(rejection) => {
+                            // The offender's instance is dead; the next entry begins with a new one, as it does on a
+                            // replica whose transaction began with the offender.
+                            self.instance = None;
+                            self.apply_entry(entry, &decoded, Some(&rejection))?;
+                            outcomes.push(Err(rejection));
+                            done += 1;
+                            break;
+                        }
+                        _ => continue,
+                    }
+                }
+            };
             outcomes.push(outcome);
+            done += 1;
+            if self.halting.is_some() || decoded.body().is_some_and(replaces_the_data) {
+                break;
+            }
         }
-        self.commit()?;
-        Ok(entries.len())
+        if open {
+            self.commit()?;
+            self.bind_foreign_keys(true)?;
+        }
+        if let Some(why) = self.halting.take() {
+            tracing::error!(index = self.now.meta.applied + 1, why, "the machine stands still");
+            self.halted = Some(why);
+        }
+        Ok(done)
     }
 
-    /// The transaction is gone: applies `again` once more, and records `offender` as failed with `outcome`.
-    fn replay(
-        &mut self,
-        again: &[Entry],
-        first: &[Outcome],
-        offender: &Entry,
-        outcome: &Outcome,
-    ) -> Result<(), MachineFault> {
-        let Err(rejection) = outcome else {
-            return Err(MachineFault(format!("entry {} lost the transaction and succeeded", offender.index)));
-        };
+    /// Foreign keys hold but where the kept state of the guest's tables is put back, table by table. Outside a transaction
+    /// only.
+    fn bind_foreign_keys(&mut self, on: bool) -> Result<(), MachineFault> {
+        let conn = self.conn()?;
+        let config = DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY;
+        let set = || if conn.db_config(config)? == on { Ok(on) } else { conn.set_db_config(config, on) };
+        set().map(drop).map_err(|e| fault("cannot switch foreign keys", &e))
+    }
+
+    /// The transaction is gone: applies `again` once more in a new one.
+    fn replay(&mut self, again: &[Entry], first: &mut [Outcome]) -> Result<(), MachineFault> {
         tracing::info!(
-            index = offender.index,
+            index = self.committed.meta.applied + 1 + again.len() as u64,
             again = again.len(),
             "an entry cost the transaction; applying the batch again"
         );
         self.now = self.committed.clone();
         self.instance = None;
         self.completed.clear();
+        self.asked.clear();
+        self.alarmed = false;
         self.sessions.forget_from(self.now.meta.applied + 1);
         self.database()?.after_undo(true)?;
         self.execute("BEGIN IMMEDIATE -- _telegraft_")?;
         for (entry, first) in again.iter().zip(first) {
-            let (second, lost) = self.apply_entry(entry, None)?;
-            if lost || second != *first {
-                return Err(MachineFault(format!(
-                    "entry {} gave another outcome when it was applied again: the module or this host is not deterministic",
-                    entry.index
-                )));
+            let reuse = self.now.active.as_ref().is_some_and(|active| active.reuse);
+            match self.apply_entry(entry, &Decoded::of(entry), None)? {
+                Applied::Done(second) if second == *first => (),
+                // A reused instance began anew. What it remembered before was no state: this is.
+                Applied::Done(second) if reuse => {
+                    *first = second;
+                    self.report_reuse(entry.index);
+                }
+                _ => {
+                    return Err(MachineFault(format!(
+                        "entry {} gave another outcome when it was applied again: the module or this host is not \
+                         deterministic",
+                        entry.index
+                    )));
+                }
             }
         }
-        // The offender's instance is dead; the next entry begins with a new one, as it does on a replica whose transaction
-        // began with the offender.
-        self.instance = None;
-        self.apply_entry(offender, Some(rejection)).map(drop)
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<(), MachineFault> {
         let meta = self.now.meta;
         let mut sessions = std::mem::take(&mut self.sessions);
-        let conn = self.database()?.host();
+        let conn = self.conn()?;
         sessions.prune(conn, meta.applied)?;
         if defects::active(Defect::AppliedIndexApart) {
             // The data first, the applied index in a transaction of its own.
             self.execute("COMMIT -- _telegraft_")?;
             self.execute("BEGIN IMMEDIATE -- _telegraft_")?;
         }
-        schema::write_meta(self.database()?.host(), &meta)?;
+        schema::write_meta(self.conn()?, &meta)?;
         self.sessions = sessions;
         self.execute("COMMIT -- _telegraft_")?;
+        let switched = meta.activated != self.committed.meta.activated;
         self.committed = self.now.clone();
-        self.published.publish(meta.applied, self.committed.active.as_ref());
+        if std::mem::take(&mut self.alarmed) {
+            let alarms = history::alarms(self.conn()?)?;
+            self.published.alarm(alarms);
+        }
+        self.published.verify(self.verified);
+        self.published.publish(&meta, self.committed.active.as_ref());
+        self.proposals.append(&mut self.asked);
         for digest in std::mem::take(&mut self.completed) {
-            let bytes = catalog::bytes(self.database()?.host(), &digest)?;
+            let bytes = catalog::bytes(self.conn()?, &digest)?;
             self.sandbox.prepare_in_background(digest, bytes);
+        }
+        if switched {
+            self.remove_old_states()?;
         }
         Ok(())
     }
 
-    /// One entry in the open transaction. `failed`: it is known to fail so and is not run. The flag says that the
-    /// transaction is gone; then nothing of it was recorded.
-    fn apply_entry(&mut self, entry: &Entry, failed: Option<&Rejection>) -> Result<(Outcome, bool), MachineFault> {
+    /// One entry in the open transaction. `failed`: it is known to fail so and is not run.
+    fn apply_entry(
+        &mut self,
+        entry: &Entry,
+        decoded: &Decoded,
+        failed: Option<&Rejection>,
+    ) -> Result<Applied, MachineFault> {
+        let before = self.now.meta;
         self.now.meta.applied = entry.index;
         self.now.meta.entropy = (0, 0);
-        if entry.kind != EntryKind::Normal || entry.data.is_empty() {
-            return Ok((Ok(Bytes::new()), false));
-        }
-        let Ok(command) = Command::decode(entry.data.clone()) else {
-            return Ok((refuse(Code::InvalidArgument, "the entry is no command: its bytes cannot be decoded"), false));
+        let command = match decoded {
+            Decoded::Nothing => return Ok(Applied::Done(Ok(Bytes::new()))),
+            Decoded::Malformed => {
+                let message = "the entry is no command: its bytes cannot be decoded";
+                return Ok(Applied::Done(refuse(Code::InvalidArgument, message)));
+            }
+            Decoded::Command(command) => command,
         };
         self.now.meta.time_us = self.now.meta.time_us.max(command.time_us);
         self.now.meta.entropy = (command.entropy_high, command.entropy_low);
-        let Some(body) = command.body else {
-            return Ok((refuse(Code::InvalidArgument, "the command says nothing to do"), false));
+        let Some(body) = &command.body else {
+            return Ok(Applied::Done(refuse(Code::InvalidArgument, "the command says nothing to do")));
         };
         let session = match (command.client_id.as_str(), command.request_id) {
             ("", _) => None,
             (client, _) if client.len() > CLIENT_ID_BYTES_MAX => {
                 let message = format!("client_id has {} bytes, over the limit of {CLIENT_ID_BYTES_MAX}", client.len());
-                return Ok((refuse(Code::InvalidArgument, message), false));
+                return Ok(Applied::Done(refuse(Code::InvalidArgument, message)));
             }
-            (client, request) => Some((client, request, body_hash(&body))),
+            (client, request) => Some((client, request, body_hash(body))),
         };
         if let Some((client, request, hash)) = &session {
             let conn = self.database.as_ref().ok_or_else(database_lost)?.host();
             if let Some(answer) = self.sessions.answer(conn, entry.index, client, *request, hash)? {
-                return Ok((answer, false));
+                return Ok(Applied::Done(answer));
             }
         }
+        if let Body::Call(_) = body {
+            self.now.meta.commands += 1;
+        }
+        let limits = self.limits();
+        let room = i64::try_from(limits.database_bytes.saturating_sub(self.now.meta.data_bytes)).unwrap_or(i64::MAX);
+        self.database()?.effects().begin(room);
         let outcome = match failed {
             Some(rejection) => Err(rejection.clone()),
-            None => {
-                let (outcome, lost) = self.run_in_savepoint(entry.index, body)?;
-                if lost {
-                    return Ok((outcome, true));
+            None => match self.run_in_savepoint(entry.index, body)? {
+                Applied::Done(outcome) => outcome,
+                lost => {
+                    self.now.meta = before;
+                    return Ok(lost);
                 }
-                outcome
-            }
+            },
         };
+        if let Err(rejection) = &outcome {
+            self.record_refusal(body, rejection)?;
+        }
+        if !matches!(body, Body::Checkpoint(_) | Body::DigestReport(_)) {
+            let database = self.database.as_ref().ok_or_else(database_lost)?;
+            let schema = |hasher: &mut blake3::Hasher| hash_schema(database.host(), hasher);
+            let chain = self.now.meta.effects;
+            self.now.meta.effects = database
+                .effects()
+                .digest(&chain, entry.index, &outcome, schema)
+                .map_err(|e| fault("cannot read the schema", &e))?;
+        }
         if let Some((client, request, hash)) = &session {
             let conn = self.database.as_ref().ok_or_else(database_lost)?.host();
             self.sessions.record(conn, entry.index, client, *request, hash, &outcome)?;
         }
-        Ok((outcome, false))
+        Ok(Applied::Done(outcome))
     }
 
-    fn run_in_savepoint(&mut self, index: Index, body: Body) -> Result<(Outcome, bool), MachineFault> {
-        let active = self.now.active.clone();
-        let activated = self.now.meta.activated;
+    fn run_in_savepoint(&mut self, index: Index, body: &Body) -> Result<Applied, MachineFault> {
+        let before = self.now.clone();
         self.execute("SAVEPOINT _telegraft_entry")?;
         let result = match body {
-            Body::Call(call) => self.call(&Ask::Apply { method: &call.method, payload: &call.payload }),
-            Body::ModuleChunk(chunk) => self.take_chunk(index, &chunk),
-            Body::Activate(activate) => self.activate(index, &activate),
+            Body::Call(call) => {
+                let ask = Ask::Apply { method: &call.method, payload: &call.payload };
+                match self.audit(index, &ask)? {
+                    Audit::Lost => return Ok(Applied::AuditLost),
+                    Audit::None => self.call(&ask, true),
+                    Audit::Ran(digest) => {
+                        let result = self.call(&ask, false);
+                        self.compare(index, digest, &result)?;
+                        result
+                    }
+                }
+            }
+            Body::ModuleChunk(chunk) => self.take_chunk(index, chunk),
+            Body::Activate(activate) => self.activate(index, activate),
+            Body::SetLimits(set) => self.set_limits(set),
+            Body::Rollback(rollback) => self.roll_back(index, rollback),
+            Body::EndReuse(end) => self.end_reuse(end),
+            Body::Checkpoint(checkpoint) => self.checkpoint(index, checkpoint),
+            Body::DigestReport(report) => self.take_report(report),
+        };
+        let result = match result {
+            Ok(_) if self.database()?.violates_foreign_keys() => {
+                Err(rejection(Code::FailedPrecondition, "the command leaves a deferred foreign key violated").into())
+            }
+            result => result,
         };
         match result {
             Ok(reply) => {
                 self.execute("RELEASE _telegraft_entry")?;
-                self.database()?.after_keep();
-                Ok((Ok(reply), false))
+                let grown = {
+                    let database = self.database()?;
+                    database.after_keep();
+                    database.effects().grown()
+                };
+                self.now.meta.data_bytes = self.now.meta.data_bytes.saturating_add_signed(grown);
+                Ok(Applied::Done(Ok(reply)))
             }
             Err(Ended::Fault(fault)) => Err(fault),
             Err(Ended::Rejected(rejection)) => {
-                self.now.active = active;
-                self.now.meta.activated = activated;
-                let lost = self.database()?.host().is_autocommit();
-                if !lost {
-                    self.execute("ROLLBACK TO _telegraft_entry")?;
-                    self.execute("RELEASE _telegraft_entry")?;
-                    self.database()?.after_undo(false)?;
-                }
-                Ok((Err(rejection), lost))
+                let undone = self.undo()?;
+                self.now = before;
+                Ok(if undone { Applied::Done(Err(rejection)) } else { Applied::Lost(rejection) })
             }
         }
     }
 
-    /// Asks the active module.
-    fn call(&mut self, ask: &Ask<'_>) -> Result<Bytes, Ended> {
+    /// Undoes the open entry and ends its savepoint; false where the whole transaction is gone.
+    fn undo(&mut self) -> Result<bool, MachineFault> {
+        self.database()?.effects().forget();
+        if self.conn()?.is_autocommit() {
+            return Ok(false);
+        }
+        self.execute("ROLLBACK TO _telegraft_entry")?;
+        self.execute("RELEASE _telegraft_entry")?;
+        self.database()?.after_undo(false)?;
+        Ok(true)
+    }
+
+    /// Where this entry is one of those that are run twice: runs it on the reused instance, if there is one, and undoes it.
+    fn audit(&mut self, index: Index, ask: &Ask<'_>) -> Result<Audit, MachineFault> {
+        let reuse = self.now.active.as_ref().is_some_and(|active| active.reuse);
+        if !reuse || !is_audited(index) {
+            return Ok(Audit::None);
+        }
+        if self.instance.is_none() || self.unaudited == index {
+            // A replica that began anew has nothing to compare; the entry's own effects must be a fresh instance's all the
+            // same.
+            return Ok(Audit::Ran(None));
+        }
+        let digest = match self.call(ask, true) {
+            Err(Ended::Fault(fault)) => return Err(fault),
+            Err(Ended::Rejected(rejection)) => self.effects_so_far(&Err(rejection))?,
+            Ok(reply) => self.effects_so_far(&Ok(reply))?,
+        };
+        if !self.undo()? {
+            self.unaudited = index;
+            return Ok(Audit::Lost);
+        }
+        self.execute("SAVEPOINT _telegraft_entry")?;
+        Ok(Audit::Ran(Some(digest)))
+    }
+
+    fn compare(
+        &mut self,
+        index: Index,
+        reused: Option<EffectDigest>,
+        result: &Result<Bytes, Ended>,
+    ) -> Result<(), MachineFault> {
+        let fresh = match result {
+            Ok(reply) => self.effects_so_far(&Ok(reply.clone()))?,
+            Err(Ended::Rejected(rejection)) => self.effects_so_far(&Err(rejection.clone()))?,
+            Err(Ended::Fault(_)) => return Ok(()),
+        };
+        if reused.is_some_and(|reused| reused != fresh) || self.unaudited == index {
+            self.report_reuse(index);
+        }
+        Ok(())
+    }
+
+    /// Asks for reuse to be ended: at this entry a reused instance did something else than a fresh one.
+    fn report_reuse(&mut self, index: Index) {
+        let Some(active) = self.now.active.as_ref().filter(|active| active.reuse) else {
+            return;
+        };
+        tracing::warn!(index, module = &*active.label, "a reused instance did something else than a fresh one");
+        let digest = Bytes::copy_from_slice(&active.record.digest.0);
+        self.instance = None;
+        self.ask_for(Body::EndReuse(EndReuse { digest, index }));
+    }
+
+    /// The digest of what the open entry has done.
+    fn effects_so_far(&self, outcome: &Outcome) -> Result<EffectDigest, MachineFault> {
+        let database = self.database.as_ref().ok_or_else(database_lost)?;
+        let gone = database.host().is_autocommit();
+        let schema = |hasher: &mut blake3::Hasher| if gone { Ok(()) } else { hash_schema(database.host(), hasher) };
+        let digest = database.effects().digest(&[0; 32], 0, outcome, schema);
+        digest.map_err(|e| fault("cannot read the schema", &e))
+    }
+
+    /// Asks the active module, `kept`: the instance that is kept where reuse is allowed, else a fresh one.
+    fn call(&mut self, ask: &Ask<'_>, kept: bool) -> Result<Bytes, Ended> {
         let Some(active) = self.now.active.clone() else {
             return Err(no_module().into());
         };
-        let reused = if active.reuse { self.instance.take() } else { None };
+        let begun = self.costs.is_some().then(Instant::now);
+        let kept = kept && active.reuse;
+        let reused = if kept { self.instance.take() } else { None };
         let guest = match reused {
             Some(guest) => guest,
-            None => Guest::instantiate(&active.prepared.pre, active.limits, Arc::clone(&active.label), None)?,
+            None => Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None)?,
         };
         let mut limits = active.limits;
         if defects::active(Defect::NondeterministicGuest) {
             limits.sql_steps = self.own_budget();
         }
         let (guest, answer) = self.ask(guest, &limits, ask);
-        if active.reuse && !guest.is_dead() {
+        if let (Some(begun), Some((_, cost))) = (begun, self.costs.as_mut().and_then(|costs| costs.last_mut())) {
+            cost.time = begun.elapsed();
+        }
+        if kept && !guest.is_dead() {
             self.instance = Some(guest);
         }
         answer
     }
 
-    fn ask(&mut self, mut guest: Guest, limits: &Limits, ask: &Ask<'_>) -> (Guest, Result<Bytes, Ended>) {
+    /// One call with the database lent.
+    pub(crate) fn ask(&mut self, mut guest: Guest, limits: &Limits, ask: &Ask<'_>) -> (Guest, Result<Bytes, Ended>) {
         let Some(mut database) = self.database.take() else {
             return (guest, Err(database_lost().into()));
         };
-        database.enter_guest(limits);
-        let (database, answer) = guest.ask(database, context(&self.now.meta), ask);
+        let begun = self.costs.is_some().then(Instant::now);
+        let context = context(&self.now.meta);
+        database.enter_guest(limits, &context);
+        let (database, answer) = guest.ask(database, context, ask);
         self.database = database;
-        let answer = match &mut self.database {
-            Some(database) => {
-                database.leave_guest();
-                answer
-            }
-            None => Err(database_lost().into()),
+        let Some(database) = &mut self.database else {
+            return (guest, Err(database_lost().into()));
         };
+        database.leave_guest();
+        if let (Some(begun), Some(costs)) = (begun, &mut self.costs) {
+            let cost = Cost { fuel: guest.fuel_used(), sql_steps: database.steps_used(), time: begun.elapsed() };
+            costs.push((self.now.meta.applied, cost));
+        }
         (guest, answer)
     }
 
@@ -373,75 +633,72 @@ impl SqliteMachine {
         if (name + self.now.meta.applied).is_multiple_of(16) { 1 } else { Limits::DEFAULT.sql_steps }
     }
 
-    fn take_chunk(&mut self, index: Index, chunk: &telegraft_proto::internal::ModuleChunk) -> Result<Bytes, Ended> {
-        if catalog::take_chunk(self.database()?.host(), index, chunk)?
-            && let Ok(digest) = Digest::try_from(&*chunk.digest)
-        {
-            self.completed.push(digest);
-        }
-        Ok(Bytes::new())
-    }
-
-    /// Switches to an uploaded module, running its `init` where its name is new here or its data layout has risen.
-    fn activate(&mut self, index: Index, activate: &Activate) -> Result<Bytes, Ended> {
-        let digest =
-            Digest::try_from(&*activate.digest).map_err(|e| rejection(Code::InvalidArgument, e.to_string()))?;
-        let limits = Limits::from(activate.limits.as_ref());
-        let conn = self.database.as_ref().ok_or_else(database_lost)?.host();
-        let Some(mut record) = catalog::module(conn, &digest)? else {
-            let message = format!("no module with digest {digest} is here, or not all of it; upload it first");
-            return Err(rejection(Code::NotFound, message).into());
-        };
-        let prepared =
-            self.sandbox.prepare(&digest, || catalog::bytes(conn, &digest))?.map_err(|bad| unusable(&digest, bad))?;
-        // From here on the module's own words count: what came with its parts was another host's.
-        let (description, service) = describe(&prepared, limits)?.map_err(|bad| unusable(&digest, bad))?;
-        record.name = description.name;
-        record.version = description.version;
-        record.schema = description.schema;
-        record.activated_index = index;
-        record.reuse = activate.reuse;
-        record.active = true;
-        let last = catalog::layout(conn, &record.name)?;
-        if let Some(last) = last.filter(|last| *last > record.schema) {
-            let message = format!(
-                "module {} {} has data layout {}, but the data here has layout {last}; activate a version with layout {last} or later",
-                record.name, record.version, record.schema
-            );
-            return Err(rejection(Code::FailedPrecondition, message).into());
-        }
-        let row = ActiveRow { digest, limits, service: service.bytes.clone() };
-        let active = Arc::new(ActiveModule::new(record, limits, service, prepared));
-        if last.is_none_or(|last| last < active.record.schema) {
-            let guest = Guest::instantiate(&active.prepared.pre, limits, Arc::clone(&active.label), None)?;
-            let (_, answer) = self.ask(guest, &limits, &Ask::Init { from_schema: last });
-            if let Err(ended) = answer {
-                return Err(match ended {
-                    Ended::Rejected(Rejection { code, message }) => {
-                        rejection(code, format!("the init of module {} failed: {message}", active.label)).into()
-                    }
-                    fault => fault,
-                });
-            }
-        }
-        catalog::activate(self.database()?.host(), &active.record, &row)?;
-        tracing::info!(index, module = &*active.label, digest = %digest, "module activated");
-        self.now.active = Some(active);
-        self.now.meta.activated = index;
-        self.instance = None;
-        Ok(Bytes::new())
-    }
-
-    fn database(&mut self) -> Result<&mut Database, MachineFault> {
+    pub(crate) fn database(&mut self) -> Result<&mut Database, MachineFault> {
         self.database.as_deref_mut().ok_or_else(database_lost)
+    }
+
+    /// The connection, for the host's own statements.
+    pub(crate) fn conn(&self) -> Result<&Connection, MachineFault> {
+        Ok(self.database.as_ref().ok_or_else(database_lost)?.host())
     }
 
     /// One of the host's own statements, without parameters or rows.
     fn execute(&mut self, sql: &str) -> Result<(), MachineFault> {
-        let conn = self.database()?.host();
+        let conn = self.conn()?;
         let run = || conn.prepare_cached(sql)?.raw_execute();
         run().map(drop).map_err(|e| fault(&format!("{sql} failed"), &e))
     }
+}
+
+/// An entry's data, read.
+enum Decoded {
+    /// Nothing for the machine.
+    Nothing,
+    /// Not what any host writes.
+    Malformed,
+    Command(Box<Command>),
+}
+
+impl Decoded {
+    fn of(entry: &Entry) -> Decoded {
+        if entry.kind != EntryKind::Normal || entry.data.is_empty() {
+            return Decoded::Nothing;
+        }
+        Command::decode(entry.data.clone()).map_or(Decoded::Malformed, |command| Decoded::Command(Box::new(command)))
+    }
+
+    fn body(&self) -> Option<&Body> {
+        match self {
+            Decoded::Command(command) => command.body.as_ref(),
+            _ => None,
+        }
+    }
+}
+
+/// What the run of an entry on the reused instance gave.
+enum Audit {
+    /// There was none to be.
+    None,
+    /// The digest of its effects, which are undone; none where no instance was there to be compared. A fresh one is to run.
+    Ran(Option<EffectDigest>),
+    /// The transaction is gone.
+    Lost,
+}
+
+/// Whether a reused instance is compared with a fresh one at this entry: one of 64, spread so that no rhythm of requests
+/// evades it.
+fn is_audited(index: Index) -> bool {
+    index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58 == 0
+}
+
+/// What the state is kept of as it was before, which is what the last transaction committed.
+fn begins_a_transaction(body: &Body) -> bool {
+    matches!(body, Body::Activate(_) | Body::Rollback(_))
+}
+
+/// What puts a kept state back, table by table, which foreign keys would not allow.
+fn replaces_the_data(body: &Body) -> bool {
+    matches!(body, Body::Rollback(rollback) if rollback.way() == Way::KeptState)
 }
 
 fn refuse(code: Code, message: impl Into<String>) -> Outcome {
@@ -461,7 +718,7 @@ pub(crate) fn context(meta: &Meta) -> Context {
 /// Why a module cannot be activated. What its bytes alone decide is a rejection, in words that are the same on every host.
 /// Where the engine does not take sound bytes, this host is the odd one (out of memory, say): it stops rather than stay
 /// with the old module while the others swap.
-fn unusable(digest: &Digest, bad: BadModule) -> Ended {
+pub(crate) fn unusable(digest: &Digest, bad: BadModule) -> Ended {
     match bad {
         BadModule::NotChecked(_) => MachineFault(format!(
             "module {digest} cannot be activated here, though its bytes are sound: {bad}. Is this host out of memory?"
@@ -481,6 +738,16 @@ fn body_hash(body: &Body) -> [u8; 16] {
     match body {
         Body::Call(call) => call_hash(&[b"call", call.method.as_bytes(), &call.payload]),
         Body::ModuleChunk(chunk) => call_hash(&[b"chunk", &chunk.encode_to_vec()]),
-        Body::Activate(activate) => call_hash(&[b"activate", &activate.encode_to_vec()]),
+        // Not by the engine: a retry may come through a host with another one.
+        Body::Activate(activate) => {
+            call_hash(&[b"activate", &Activate { engine: String::new(), ..activate.clone() }.encode_to_vec()])
+        }
+        Body::SetLimits(set) => call_hash(&[b"limits", &set.encode_to_vec()]),
+        Body::Rollback(rollback) => {
+            call_hash(&[b"rollback", &Rollback { engine: String::new(), ..rollback.clone() }.encode_to_vec()])
+        }
+        Body::EndReuse(end) => call_hash(&[b"end reuse", &end.encode_to_vec()]),
+        Body::Checkpoint(checkpoint) => call_hash(&[b"checkpoint", &checkpoint.encode_to_vec()]),
+        Body::DigestReport(report) => call_hash(&[b"report", &report.encode_to_vec()]),
     }
 }

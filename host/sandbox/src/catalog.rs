@@ -43,20 +43,21 @@ pub struct ModuleRecord {
     pub activated_index: Index,
     /// Whether it is the active one.
     pub active: bool,
-    /// Whether its newest activation allowed one instance for many entries.
+    /// Whether its newest activation allowed one instance for many entries, and the audit has not ended it.
     pub reuse: bool,
+    /// The engine that its newest activation recorded, empty where there was none.
+    pub engine: String,
 }
 
 /// The active module as the table has it.
 #[derive(Clone, Debug)]
 pub(crate) struct ActiveRow {
     pub digest: Digest,
-    pub limits: Limits,
     pub service: Vec<u8>,
 }
 
-/// Takes a part. True where it completed a module that was not known.
-pub(crate) fn take_chunk(conn: &Connection, at: Index, chunk: &ModuleChunk) -> Result<bool, Ended> {
+/// Takes a part of a module that may have `bytes_max` bytes. True where it completed a module that was not known.
+pub(crate) fn take_chunk(conn: &Connection, at: Index, bytes_max: u64, chunk: &ModuleChunk) -> Result<bool, Ended> {
     let digest = Digest::try_from(&*chunk.digest).map_err(|e| invalid(e.to_string()))?;
     if module(conn, &digest)?.is_some() {
         return Ok(false);
@@ -64,6 +65,11 @@ pub(crate) fn take_chunk(conn: &Connection, at: Index, chunk: &ModuleChunk) -> R
     let len = chunk.data.len() as u64;
     if chunk.size == 0 || chunk.size > MODULE_BYTES_MAX {
         return Err(invalid(format!("a module has 1 to {MODULE_BYTES_MAX} bytes, not {}", chunk.size)));
+    }
+    if chunk.size > bytes_max {
+        let message =
+            format!("the module has {} bytes, over the machine's budget of {bytes_max} (module_bytes)", chunk.size);
+        return Err(rejection(Code::ResourceExhausted, message).into());
     }
     if len == 0 {
         return Err(invalid("a part of a module must not be empty"));
@@ -126,14 +132,16 @@ pub(crate) fn take_chunk(conn: &Connection, at: Index, chunk: &ModuleChunk) -> R
     }
     sql("a module", || {
         conn.prepare_cached("DELETE FROM _telegraft_uploads WHERE digest = ?1")?.execute([digest.0.as_slice()])?;
-        conn.prepare_cached("INSERT INTO _telegraft_modules VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0)")?.execute(params![
-            digest.0.as_slice(),
-            cut(&chunk.name, LABEL_BYTES_MAX),
-            cut(&chunk.version, LABEL_BYTES_MAX),
-            chunk.schema,
-            chunk.size as i64,
-            at as i64
-        ])
+        conn.prepare_cached("INSERT INTO _telegraft_modules VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, '')")?.execute(
+            params![
+                digest.0.as_slice(),
+                cut(&chunk.name, LABEL_BYTES_MAX),
+                cut(&chunk.version, LABEL_BYTES_MAX),
+                chunk.schema,
+                chunk.size as i64,
+                at as i64
+            ],
+        )
     })?;
     Ok(true)
 }
@@ -189,7 +197,7 @@ pub(crate) fn bytes(conn: &Connection, digest: &Digest) -> Result<Vec<u8>, Machi
     }
 }
 
-const RECORD: &str = "SELECT m.digest, name, version, schema, size, uploaded, activated, reuse, \
+const RECORD: &str = "SELECT m.digest, name, version, schema, size, uploaded, activated, reuse, engine, \
     EXISTS (SELECT 1 FROM _telegraft_active a WHERE a.digest = m.digest) FROM _telegraft_modules m";
 
 fn record(row: &Row<'_>) -> rusqlite::Result<ModuleRecord> {
@@ -202,11 +210,12 @@ fn record(row: &Row<'_>) -> rusqlite::Result<ModuleRecord> {
         uploaded_index: row.get::<_, i64>(5)? as u64,
         activated_index: row.get::<_, i64>(6)? as u64,
         reuse: row.get(7)?,
-        active: row.get(8)?,
+        engine: row.get(8)?,
+        active: row.get(9)?,
     })
 }
 
-fn digest_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+pub(crate) fn digest_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
     row.get::<_, [u8; 32]>(column).map(Digest)
 }
 
@@ -235,13 +244,23 @@ pub(crate) fn layout(conn: &Connection, name: &str) -> Result<Option<u32>, Machi
     })
 }
 
-/// Writes an activation: the record's own words, the layout, the active row.
-pub(crate) fn activate(conn: &Connection, record: &ModuleRecord, active: &ActiveRow) -> Result<(), MachineFault> {
+/// Sets the data layout of a name, or forgets it.
+pub(crate) fn set_layout(conn: &Connection, name: &str, schema: Option<u32>) -> Result<(), MachineFault> {
+    sql("a data layout", || match schema {
+        Some(schema) => conn
+            .prepare_cached("INSERT OR REPLACE INTO _telegraft_layouts VALUES (?1, ?2)")?
+            .execute(params![name, schema]),
+        None => conn.prepare_cached("DELETE FROM _telegraft_layouts WHERE name = ?1")?.execute([name]),
+    })
+    .map(drop)
+}
+
+/// Makes a module the active one: the record's own words, and the active row.
+pub(crate) fn activate(conn: &Connection, record: &ModuleRecord, service: &[u8]) -> Result<(), MachineFault> {
     sql("an activation", || {
-        conn.prepare_cached("INSERT OR REPLACE INTO _telegraft_layouts VALUES (?1, ?2)")?
-            .execute(params![record.name, record.schema])?;
         conn.prepare_cached(
-            "UPDATE _telegraft_modules SET name = ?2, version = ?3, schema = ?4, activated = ?5, reuse = ?6 WHERE digest = ?1",
+            "UPDATE _telegraft_modules SET name = ?2, version = ?3, schema = ?4, activated = ?5, reuse = ?6, engine = ?7 \
+             WHERE digest = ?1",
         )?
         .execute(params![
             record.digest.0.as_slice(),
@@ -249,20 +268,19 @@ pub(crate) fn activate(conn: &Connection, record: &ModuleRecord, active: &Active
             record.version,
             record.schema,
             record.activated_index as i64,
-            record.reuse
+            record.reuse,
+            record.engine
         ])?;
-        let l = &active.limits;
-        conn.prepare_cached("INSERT OR REPLACE INTO _telegraft_active VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
-            .execute(params![
-                record.digest.0.as_slice(),
-                l.fuel as i64,
-                l.memory_bytes as i64,
-                l.sql_steps as i64,
-                l.rows as i64,
-                l.result_bytes as i64,
-                l.reply_bytes as i64,
-                active.service
-            ])
+        conn.prepare_cached("INSERT OR REPLACE INTO _telegraft_active VALUES (1, ?1, ?2)")?
+            .execute(params![record.digest.0.as_slice(), service])
+    })
+    .map(drop)
+}
+
+/// From here on every entry gets a fresh instance of this module.
+pub(crate) fn end_reuse(conn: &Connection, digest: &Digest) -> Result<(), MachineFault> {
+    sql("a module", || {
+        conn.prepare_cached("UPDATE _telegraft_modules SET reuse = 0 WHERE digest = ?1")?.execute([digest.0.as_slice()])
     })
     .map(drop)
 }
@@ -270,25 +288,48 @@ pub(crate) fn activate(conn: &Connection, record: &ModuleRecord, active: &Active
 /// The active module, if there is one.
 pub(crate) fn active(conn: &Connection) -> Result<Option<ActiveRow>, MachineFault> {
     sql("the active module", || {
-        let columns = "digest, fuel, memory_bytes, sql_steps, rows, result_bytes, reply_bytes, service";
-        conn.prepare_cached(&format!("SELECT {columns} FROM _telegraft_active"))?
-            .query_row([], |row| {
-                let u = |i: usize| row.get::<_, i64>(i).map(|v| v as u64);
-                let limits = Limits {
-                    fuel: u(1)?,
-                    memory_bytes: u(2)?,
-                    sql_steps: u(3)?,
-                    rows: u(4)?,
-                    result_bytes: u(5)?,
-                    reply_bytes: u(6)?,
-                };
-                Ok(ActiveRow { digest: digest_at(row, 0)?, limits, service: row.get(7)? })
-            })
+        conn.prepare_cached("SELECT digest, service FROM _telegraft_active")?
+            .query_row([], |row| Ok(ActiveRow { digest: digest_at(row, 0)?, service: row.get(1)? }))
             .optional()
     })
 }
 
-fn sql<T>(what: &str, run: impl FnOnce() -> rusqlite::Result<T>) -> Result<T, MachineFault> {
+/// The machine's budgets; none before they were set.
+pub(crate) fn limits(conn: &Connection) -> Result<Option<Limits>, MachineFault> {
+    sql("the budgets", || {
+        conn.prepare_cached(
+            "SELECT fuel, memory_bytes, sql_steps, rows, result_bytes, reply_bytes, value_bytes, database_bytes, \
+             module_bytes FROM _telegraft_limits",
+        )?
+        .query_row([], |row| {
+            let u = |i: usize| row.get::<_, i64>(i).map(|v| v as u64);
+            Ok(Limits {
+                fuel: u(0)?,
+                memory_bytes: u(1)?,
+                sql_steps: u(2)?,
+                rows: u(3)?,
+                result_bytes: u(4)?,
+                reply_bytes: u(5)?,
+                value_bytes: u(6)?,
+                database_bytes: u(7)?,
+                module_bytes: u(8)?,
+            })
+        })
+        .optional()
+    })
+}
+
+/// Sets the machine's budgets.
+pub(crate) fn set_limits(conn: &Connection, l: &Limits) -> Result<(), MachineFault> {
+    sql("the budgets", || {
+        conn.prepare_cached("INSERT OR REPLACE INTO _telegraft_limits VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?
+            .execute(l.named().map(|(_, value)| value as i64))
+    })
+    .map(drop)
+}
+
+/// Runs the host's own SQL; `what` it is about stands in the fault.
+pub(crate) fn sql<T>(what: &str, run: impl FnOnce() -> rusqlite::Result<T>) -> Result<T, MachineFault> {
     run().map_err(|e| fault(&format!("cannot read or write {what}"), &e))
 }
 

@@ -13,13 +13,14 @@
 use std::{fs::File, path::Path, sync::Arc};
 
 use rusqlite::{
-    Connection, Error as SqlError, ErrorCode, OpenFlags, Row, Statement, StatementStatus, config::DbConfig,
+    Connection, Error as SqlError, ErrorCode, OpenFlags, Row, Statement, StatementStatus, config::DbConfig, ffi,
     limits::Limit, types::ValueRef,
 };
 use telegraft_node::ports::{Code, MachineFault};
 
 use crate::{
-    guest::{Ended, bindings::telegraft::machine::store, rejection},
+    effects::{Effects, table_size},
+    guest::{Context, Ended, bindings::telegraft::machine::store, rejection},
     limits::Limits,
     policy::{self, Mode, Policy},
     snapshot::{file_fault, sync_dir, with_suffix},
@@ -181,11 +182,11 @@ impl Database {
     }
 
     /// Lends the connection to a guest until [`Database::leave_guest`].
-    pub(crate) fn enter_guest(&mut self, limits: &Limits) {
+    pub(crate) fn enter_guest(&mut self, limits: &Limits, _context: &Context) {
         self.policy.set_mode(if self.writable { Mode::Write } else { Mode::Read });
         self.limits = *limits;
         self.steps_left = i64::try_from(limits.sql_steps).unwrap_or(i64::MAX);
-        let value_bytes = i32::try_from(limits.result_bytes).unwrap_or(VALUE_BYTES_HOST);
+        let value_bytes = i32::try_from(limits.value_bytes).unwrap_or(VALUE_BYTES_HOST);
         // Cannot fail: the limit's number is known.
         let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, value_bytes);
     }
@@ -193,6 +194,36 @@ impl Database {
     pub(crate) fn leave_guest(&mut self) {
         self.policy.set_mode(Mode::Host);
         let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_HOST);
+    }
+
+    /// Whether the open entry leaves a deferred foreign key violated. SQLite itself would only look at the end of the
+    /// transaction, which is the host's, and fail the whole batch.
+    pub(crate) fn violates_foreign_keys(&self) -> bool {
+        let (mut current, mut highest) = (0, 0);
+        // SAFETY: the handle is that of an open connection, which outlives the call and is used by no other thread; the two
+        // numbers are written to during the call only. (<https://www.sqlite.org/c3ref/db_status.html>; rusqlite has no
+        // safe form of it.)
+        #[allow(unsafe_code, reason = "see above")]
+        let answer = unsafe {
+            ffi::sqlite3_db_status(
+                self.conn.handle(),
+                ffi::SQLITE_DBSTATUS_DEFERRED_FKS,
+                &raw mut current,
+                &raw mut highest,
+                0,
+            )
+        };
+        answer != ffi::SQLITE_OK || current != 0
+    }
+
+    /// SQL steps that the guest's call has used up.
+    pub(crate) fn steps_used(&self) -> u64 {
+        self.limits.sql_steps.saturating_sub(u64::try_from(self.steps_left).unwrap_or(0))
+    }
+
+    /// What the guest's statements of this entry have changed.
+    pub(crate) fn effects(&self) -> &Effects {
+        self.policy.effects()
     }
 
     /// To be called after an entry was undone: loads the schema again if the entry had changed it, so that no guest's
@@ -207,6 +238,13 @@ impl Database {
                 .map_err(|e| fault("cannot read the schema", &e))?;
         }
         Ok(())
+    }
+
+    /// To be called when the host has replaced all of the guest's tables: no statement that knew the old ones stays.
+    pub(crate) fn schema_replaced(&mut self) {
+        self.schema_changed = true;
+        self.conn.flush_prepared_statement_cache();
+        self.policy.effects().saw_ddl(0);
     }
 
     /// To be called when an entry's effects are kept.
@@ -255,6 +293,10 @@ impl Database {
         if statement.parameter_count() != params.len() {
             let message =
                 format!("the statement has {} parameters, {} were given", statement.parameter_count(), params.len());
+            if ddl {
+                // From the cache it would come back without the authorizer having seen it.
+                statement.discard();
+            }
             return Err(SqlEnd::Guest(store::Error::Invalid(message)));
         }
         for (i, param) in params.iter().enumerate() {
@@ -266,13 +308,22 @@ impl Database {
                 store::Value::Blob(v) => statement.raw_bind_parameter(i + 1, v.as_slice()),
             };
             if let Err(e) = bound {
-                drop(statement);
+                if ddl {
+                    statement.discard();
+                } else {
+                    drop(statement);
+                }
                 return Err(self.classify(e));
             }
         }
-        if ddl {
+        let resized = if ddl {
             self.schema_changed = true;
-        }
+            let tables = self.policy.resized();
+            let (rows, bytes) = self.sizes(&tables)?;
+            Some((tables, rows, bytes, self.policy.effects().grown()))
+        } else {
+            None
+        };
 
         sink.columns(&statement);
         let mut outcome = Ok(());
@@ -313,11 +364,42 @@ impl Database {
         if let Some(e) = failed {
             return Err(self.classify(e));
         }
+        if let Some((tables, rows_before, before, grown)) = resized {
+            let (rows_after, after) = self.sizes(&tables)?;
+            let altered = tables.iter().zip(before.iter().zip(&after)).map(|((_, dropped), sizes)| match sizes {
+                // Renamed: neither more nor less.
+                (Some(_), None) if !dropped => 0,
+                (before, after) => after.unwrap_or(0).saturating_sub(before.unwrap_or(0)),
+            });
+            self.policy.effects().saw_ddl(altered.fold(grown, i64::saturating_add));
+            self.steps_left = self.steps_left.saturating_sub(rows_before.saturating_add(rows_after));
+        }
+        if self.policy.effects().outgrown() {
+            return Err(self.over_data());
+        }
         if self.steps_left < 0 {
             return Err(self.over_steps());
         }
         outcome?;
         Ok(if read_only || ddl { 0 } else { self.conn.changes() })
+    }
+
+    /// Rows of these tables, and the logical bytes of each that is there.
+    fn sizes(&self, tables: &[(String, bool)]) -> Result<(i64, Vec<Option<i64>>), SqlEnd> {
+        let mode = self.policy.mode();
+        self.policy.set_mode(Mode::Host);
+        let sizes: rusqlite::Result<Vec<_>> = tables.iter().map(|(table, _)| table_size(&self.conn, table)).collect();
+        self.policy.set_mode(mode);
+        let sizes = sizes.map_err(|e| SqlEnd::Ended(fault("cannot measure a table", &e).into()))?;
+        let rows = sizes.iter().flatten().fold(0_i64, |sum, (rows, _)| sum.saturating_add(*rows));
+        Ok((rows, sizes.iter().map(|size| size.map(|(_, bytes)| bytes)).collect()))
+    }
+
+    fn over_data(&self) -> SqlEnd {
+        over(format!(
+            "the machine's data would outgrow its budget of {} bytes (database_bytes)",
+            self.limits.database_bytes
+        ))
     }
 
     fn over_steps(&self) -> SqlEnd {
@@ -342,6 +424,9 @@ impl Database {
         };
         let message = message.unwrap_or_else(|| format!("{code:?}"));
         if code == ErrorCode::OperationInterrupted {
+            if self.policy.effects().outgrown() {
+                return self.over_data();
+            }
             return self.over_steps();
         }
         if self.writable && self.conn.is_autocommit() && is_guests(code) {
@@ -427,7 +512,7 @@ impl Sink for Collected {
 
 /// Codes that a statement's text and the data decide, on every replica alike. All others are the host's: with
 /// `sqlite_sequence` and the largest row id out of a guest's reach, even "full" only ever means the disk.
-fn is_guests(code: ErrorCode) -> bool {
+pub(crate) fn is_guests(code: ErrorCode) -> bool {
     matches!(
         code,
         ErrorCode::ConstraintViolation
@@ -442,6 +527,11 @@ fn is_guests(code: ErrorCode) -> bool {
 
 fn over(message: String) -> SqlEnd {
     SqlEnd::Ended(rejection(Code::ResourceExhausted, message).into())
+}
+
+/// A name as SQL quotes it.
+pub(crate) fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// SQLite's error as a fault, with what to do about it.

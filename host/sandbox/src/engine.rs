@@ -2,7 +2,10 @@
 //! configuration and the linker; nothing else in this crate configures Wasmtime.
 //!
 //! What these settings cannot equalise: fuel and stack depth depend on the version of Wasmtime and, for the stack, on
-//! the processor's architecture. Hosts of one cluster run one version of Telegraft on one architecture.
+//! the processor's architecture; what SQL says depends on SQLite's version. So the engine has a [name](engine_name) that
+//! says all of it, and an activation records the name: a host whose engine has another one does not guess, it stalls.
+
+use std::sync::OnceLock;
 
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy, WasmFeatures,
@@ -14,6 +17,22 @@ use crate::{
     limits::Limits,
     sandbox::SandboxError,
 };
+
+/// The version of Wasmtime in Cargo.lock (a test holds it there).
+const WASMTIME: &str = "48.0.8";
+
+/// Raised with every change below that could change a result.
+const SETTINGS: u32 = 1;
+
+/// What this host computes results with. Hosts with equal names give equal results.
+#[must_use]
+pub fn engine_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let (sqlite, architecture) = (rusqlite::version(), std::env::consts::ARCH);
+        format!("wasmtime {WASMTIME}, sqlite {sqlite}, {architecture}, settings {SETTINGS}")
+    })
+}
 
 /// Guest instances alive at one time in one engine. Queries take at most [`QUERY_INSTANCES_MAX`] of them, so that apply
 /// and the inspection of uploads always find one.
@@ -45,8 +64,9 @@ pub(crate) const INSTANTIATION_FUEL: u64 = 10_000_000_000;
 /// which passes inspection on one host cannot fail on another.
 pub(crate) const INSPECTION_FUEL: u64 = 1_000_000_000;
 
-/// Bytes that one guest call may hand to the host in all its calls of imports. Ends the call when it is exceeded: a list
-/// of many values that all point to the same long string is cheap in the guest and dear in the host.
+/// Bytes that one guest call may hand to the host in all its calls of imports, and in each of them before they are copied
+/// (Wasmtime's own count is one for each host call). Ends the call when it is exceeded: a list of many values that all
+/// point to the same long string, or the same long text a million times, is cheap in the guest and dear in the host.
 pub(crate) const HOSTCALL_BYTES_MAX: usize = 256 << 20;
 
 pub(crate) fn engine() -> Result<Engine, SandboxError> {
@@ -102,4 +122,21 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<GuestState>, SandboxError
     StateMachine::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)
         .map_err(|e| SandboxError::Engine(format!("{e:#}")))?;
     Ok(linker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_s_name_has_the_version_that_is_compiled_in() {
+        let lock = include_str!("../../../Cargo.lock");
+        let versions: Vec<_> = lock
+            .split("[[package]]")
+            .filter(|package| package.contains("\nname = \"wasmtime\"\n"))
+            .filter_map(|package| package.split("version = \"").nth(1)?.split('"').next())
+            .collect();
+        assert_eq!(versions, [WASMTIME]);
+        assert!(engine_name().contains(rusqlite::version()), "{}", engine_name());
+    }
 }

@@ -1,16 +1,17 @@
 //! One guest instance and the calls into it: budgets before, classification of every way a call can end after. Owns the
 //! bindings generated from `wit/machine.wit` and the state that a Wasmtime store carries.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use telegraft_node::ports::{Code, MachineFault, Rejection};
-use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap};
+use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, component::Instance};
 
 use crate::{
     database::Database,
     engine::{HOSTCALL_BYTES_MAX, INSTANTIATION_FUEL, TABLE_ELEMENTS_MAX},
     limits::Limits,
+    sandbox::Prepared,
 };
 
 pub(crate) mod bindings {
@@ -23,7 +24,9 @@ pub(crate) mod bindings {
     });
 }
 
-use bindings::{StateMachine, StateMachinePre, telegraft::machine::types};
+use bindings::{StateMachine, telegraft::machine::types};
+
+use crate::module::DOWNGRADE_INTERFACE;
 
 pub(crate) use bindings::exports::telegraft::machine::machine::{Context, Description};
 
@@ -76,6 +79,8 @@ pub(crate) struct GuestState {
     /// Why the host ended the call, when it did.
     pub ended: Option<Ended>,
     pub log_lines: u32,
+    /// Bytes that the running call has handed to the host.
+    pub bytes_taken: usize,
     /// For the guest's log lines.
     pub module: Arc<str>,
     memory_used: u64,
@@ -101,7 +106,8 @@ impl ResourceLimiter for GuestState {
         }
         let used = self.memory_used.saturating_add((desired.saturating_sub(current)) as u64);
         if used > self.limits.memory_bytes {
-            let message = format!("the module used up its memory budget of {} bytes", self.limits.memory_bytes);
+            let message =
+                format!("the module used up its memory budget of {} bytes (memory_bytes)", self.limits.memory_bytes);
             return Err(self.end(rejection(Code::ResourceExhausted, message).into()));
         }
         self.memory_used = used;
@@ -130,31 +136,61 @@ impl ResourceLimiter for GuestState {
 pub(crate) struct Guest {
     store: Store<GuestState>,
     bindings: StateMachine,
+    instance: Instance,
     dead: bool,
+}
+
+/// What a guest's call took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Wasm fuel.
+    pub fuel: u64,
+    /// SQL steps.
+    pub sql_steps: u64,
+    /// On this host's clock, instantiation and all.
+    pub time: Duration,
 }
 
 /// What a guest is asked.
 pub(crate) enum Ask<'a> {
-    Apply { method: &'a str, payload: &'a [u8] },
-    Query { method: &'a str, payload: &'a [u8] },
-    Init { from_schema: Option<u32> },
+    Apply {
+        method: &'a str,
+        payload: &'a [u8],
+    },
+    Query {
+        method: &'a str,
+        payload: &'a [u8],
+    },
+    Init {
+        from_schema: Option<u32>,
+    },
+    /// Only of a module that [offers](crate::sandbox::Prepared::downgrades) it.
+    Downgrade {
+        to_schema: u32,
+    },
 }
 
 impl Guest {
     /// A fresh instance. `fuel` bounds start functions; see [`INSTANTIATION_FUEL`].
     pub(crate) fn instantiate(
-        pre: &StateMachinePre<GuestState>,
+        prepared: &Prepared,
         limits: Limits,
         module: Arc<str>,
         fuel: Option<u64>,
     ) -> Result<Guest, Ended> {
-        let state = GuestState { database: None, limits, ended: None, log_lines: 0, module, memory_used: 0 };
+        let Prepared { pre, indices, .. } = prepared;
+        let state =
+            GuestState { database: None, limits, ended: None, log_lines: 0, bytes_taken: 0, module, memory_used: 0 };
         let mut store = Store::new(pre.engine(), state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         store.set_fuel(fuel.unwrap_or(INSTANTIATION_FUEL)).map_err(engine_fault)?;
-        match pre.instantiate(&mut store) {
-            Ok(bindings) => Ok(Guest { store, bindings, dead: false }),
+        let instantiated = pre.instance_pre().instantiate(&mut store).and_then(|instance| {
+            let bindings = indices.load(&mut store, &instance)?;
+            Ok((instance, bindings))
+        });
+        match instantiated {
+            Ok((instance, bindings)) => Ok(Guest { store, bindings, instance, dead: false }),
             Err(error) => Err(match store.data_mut().ended.take() {
                 Some(ended) => ended,
                 None => match error.downcast_ref::<Trap>() {
@@ -173,9 +209,14 @@ impl Guest {
         self.dead
     }
 
+    /// Fuel that the last call burnt.
+    pub(crate) fn fuel_used(&self) -> u64 {
+        self.store.data().limits.fuel.saturating_sub(self.store.get_fuel().unwrap_or(0))
+    }
+
     /// Asks the module for its description; it has no store meanwhile.
     pub(crate) fn describe(&mut self) -> Result<Description, Ended> {
-        self.call(None, |store, bindings| bindings.telegraft_machine_machine().call_describe(store)).1
+        self.call(None, |store, bindings, _| bindings.telegraft_machine_machine().call_describe(store)).1
     }
 
     /// One call with the database lent. The database comes back however the call ended.
@@ -186,7 +227,7 @@ impl Guest {
         ask: &Ask<'_>,
     ) -> (Option<Box<Database>>, Result<Bytes, Ended>) {
         let reply_bytes_max = self.store.data().limits.reply_bytes;
-        let (database, answer) = self.call(Some(database), |store, bindings| {
+        let (database, answer) = self.call(Some(database), |store, bindings, instance| {
             let machine = bindings.telegraft_machine_machine();
             match *ask {
                 Ask::Apply { method, payload } => machine.call_apply(store, ctx, method, payload),
@@ -194,12 +235,18 @@ impl Guest {
                 Ask::Init { from_schema } => {
                     machine.call_init(store, ctx, from_schema).map(|answer| answer.map(|()| Vec::new()))
                 }
+                Ask::Downgrade { to_schema } => {
+                    call_downgrade(store, instance, ctx, to_schema).map(|answer| answer.map(|()| Vec::new()))
+                }
             }
         });
         let answer = match answer {
             Ok(Ok(reply)) if reply.len() as u64 > reply_bytes_max => Err(rejection(
                 Code::ResourceExhausted,
-                format!("the module's reply of {} bytes is over the budget of {reply_bytes_max}", reply.len()),
+                format!(
+                    "the module's reply of {} bytes is over the budget of {reply_bytes_max} (reply_bytes)",
+                    reply.len()
+                ),
             )
             .into()),
             Ok(Ok(reply)) => Ok(Bytes::from(reply)),
@@ -212,18 +259,19 @@ impl Guest {
     fn call<R>(
         &mut self,
         database: Option<Box<Database>>,
-        run: impl FnOnce(&mut Store<GuestState>, &StateMachine) -> wasmtime::Result<R>,
+        run: impl FnOnce(&mut Store<GuestState>, &StateMachine, &Instance) -> wasmtime::Result<R>,
     ) -> (Option<Box<Database>>, Result<R, Ended>) {
         let state = self.store.data_mut();
         state.database = database;
         state.ended = None;
         state.log_lines = 0;
+        state.bytes_taken = 0;
         let fuel = state.limits.fuel;
         // Set here, after instantiation, whose cost is no part of the budget.
         if let Err(error) = self.store.set_fuel(fuel) {
             return (self.store.data_mut().database.take(), Err(engine_fault(error).into()));
         }
-        let result = run(&mut self.store, &self.bindings);
+        let result = run(&mut self.store, &self.bindings, &self.instance);
         let state = self.store.data_mut();
         let database = state.database.take();
         let ended = state.ended.take();
@@ -244,6 +292,20 @@ impl Guest {
         self.dead |= result.is_err();
         (database, result)
     }
+}
+
+/// The optional export; the bindings know only those that every module has.
+fn call_downgrade(
+    store: &mut Store<GuestState>,
+    instance: &Instance,
+    ctx: Context,
+    to_schema: u32,
+) -> wasmtime::Result<Result<(), types::Failure>> {
+    let missing = || wasmtime::Error::msg("the module offers no downgrade");
+    let interface = instance.get_export_index(&mut *store, None, DOWNGRADE_INTERFACE).ok_or_else(missing)?;
+    let export = instance.get_export_index(&mut *store, Some(&interface), "downgrade").ok_or_else(missing)?;
+    let downgrade = instance.get_typed_func::<(Context, u32), (Result<(), types::Failure>,)>(&mut *store, export)?;
+    downgrade.call(store, (ctx, to_schema)).map(|(answer,)| answer)
 }
 
 fn engine_fault(error: wasmtime::Error) -> MachineFault {

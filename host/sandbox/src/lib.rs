@@ -59,12 +59,16 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod active;
+mod administer;
 mod apply;
 mod cache;
 mod catalog;
 mod database;
+mod effects;
 mod engine;
 mod guest;
+mod history;
+mod kept;
 mod limits;
 mod module;
 mod policy;
@@ -76,10 +80,15 @@ mod sessions;
 mod snapshot;
 mod state_digest;
 mod store;
+mod verify;
 
 pub use active::ActiveModule;
 pub use apply::{SqliteMachine, open};
 pub use catalog::{MODULE_BYTES_MAX, ModuleRecord, UPLOADS_MAX};
+pub use effects::TableChanges;
+pub use engine::engine_name;
+pub use guest::Cost;
+pub use history::{Happened, HistoryRecord, KEPT as HISTORY_KEPT};
 pub use limits::Limits;
 pub use module::{BadDigest, BadModule, Digest, Inspection, Method, WORLD};
 pub use reader::MachineReader;

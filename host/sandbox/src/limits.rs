@@ -1,9 +1,11 @@
-//! The budgets of a guest call. They decide results, so they are replicated: they come with the entry that activates a
-//! module, never from a host's configuration.
+//! A machine's budgets. They decide results, so they are replicated: the machine's first activation brings them, entries
+//! that set them change them, and they are never read from a host's configuration.
 
 use telegraft_proto::internal;
 
-/// Budgets of one guest call. A field that is 0 takes its default; a field above its maximum is cut to it, so that every
+use crate::catalog::MODULE_BYTES_MAX;
+
+/// Budgets of one guest call, and of the data. A field that is 0 takes its default; a field above its maximum is cut to it, so that every
 /// replica ends at the same figures whatever was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -15,10 +17,17 @@ pub struct Limits {
     pub sql_steps: u64,
     /// Rows of one query result.
     pub rows: u64,
-    /// Bytes of one query result, and of one value in the database.
+    /// Bytes of one query result.
     pub result_bytes: u64,
     /// Bytes of one reply.
     pub reply_bytes: u64,
+    /// Bytes of one value in a statement, a parameter or a row, and of one row.
+    pub value_bytes: u64,
+    /// Logical bytes of all rows of all the guest's tables: 8 a row, 8 a number, 1 a null, texts and blobs by their length.
+    /// An entry may not make the data larger than this, whatever it is already.
+    pub database_bytes: u64,
+    /// Bytes of one module.
+    pub module_bytes: u64,
 }
 
 impl Limits {
@@ -30,6 +39,9 @@ impl Limits {
         rows: 10_000,
         result_bytes: 8 << 20,
         reply_bytes: 4 << 20,
+        value_bytes: 1 << 20,
+        database_bytes: 16 << 30,
+        module_bytes: 32 << 20,
     };
 
     /// What no activation can exceed. The memory bound is also the size of a slot of the instance pool.
@@ -40,21 +52,63 @@ impl Limits {
         rows: 1_000_000,
         result_bytes: 256 << 20,
         reply_bytes: 64 << 20,
+        value_bytes: 256 << 20,
+        database_bytes: 1 << 50,
+        module_bytes: MODULE_BYTES_MAX,
     };
+
+    /// The names of the fields, as people write them, with their values, in the order of the fields.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u64); 9] {
+        let Limits {
+            fuel,
+            memory_bytes,
+            sql_steps,
+            rows,
+            result_bytes,
+            reply_bytes,
+            value_bytes,
+            database_bytes,
+            module_bytes,
+        } = *self;
+        [
+            ("fuel", fuel),
+            ("memory_bytes", memory_bytes),
+            ("sql_steps", sql_steps),
+            ("rows", rows),
+            ("result_bytes", result_bytes),
+            ("reply_bytes", reply_bytes),
+            ("value_bytes", value_bytes),
+            ("database_bytes", database_bytes),
+            ("module_bytes", module_bytes),
+        ]
+    }
+
+    /// Field by field, what `pick` makes of these and the others.
+    fn zip(self, other: Limits, pick: impl Fn(u64, u64) -> u64) -> Limits {
+        Limits {
+            fuel: pick(self.fuel, other.fuel),
+            memory_bytes: pick(self.memory_bytes, other.memory_bytes),
+            sql_steps: pick(self.sql_steps, other.sql_steps),
+            rows: pick(self.rows, other.rows),
+            result_bytes: pick(self.result_bytes, other.result_bytes),
+            reply_bytes: pick(self.reply_bytes, other.reply_bytes),
+            value_bytes: pick(self.value_bytes, other.value_bytes),
+            database_bytes: pick(self.database_bytes, other.database_bytes),
+            module_bytes: pick(self.module_bytes, other.module_bytes),
+        }
+    }
+
+    /// These limits, with `others` where a field is 0, and maxima enforced.
+    #[must_use]
+    pub fn or(self, others: Limits) -> Limits {
+        self.zip(others, |asked, other| if asked == 0 { other } else { asked }).zip(Limits::MAX, u64::min)
+    }
 
     /// These limits with defaults filled in and maxima enforced.
     #[must_use]
     pub fn effective(self) -> Limits {
-        let pick = |asked: u64, default: u64, max: u64| if asked == 0 { default } else { asked.min(max) };
-        let (d, m) = (Limits::DEFAULT, Limits::MAX);
-        Limits {
-            fuel: pick(self.fuel, d.fuel, m.fuel),
-            memory_bytes: pick(self.memory_bytes, d.memory_bytes, m.memory_bytes),
-            sql_steps: pick(self.sql_steps, d.sql_steps, m.sql_steps),
-            rows: pick(self.rows, d.rows, m.rows),
-            result_bytes: pick(self.result_bytes, d.result_bytes, m.result_bytes),
-            reply_bytes: pick(self.reply_bytes, d.reply_bytes, m.reply_bytes),
-        }
+        self.or(Limits::DEFAULT)
     }
 }
 
@@ -65,7 +119,7 @@ impl Default for Limits {
 }
 
 impl From<&internal::Limits> for Limits {
-    /// Already [effective](Limits::effective).
+    /// As they stand there: a 0 says nothing. See [`Limits::effective`] and [`Limits::or`].
     fn from(l: &internal::Limits) -> Self {
         Limits {
             fuel: l.fuel,
@@ -74,14 +128,10 @@ impl From<&internal::Limits> for Limits {
             rows: l.rows,
             result_bytes: l.result_bytes,
             reply_bytes: l.reply_bytes,
+            value_bytes: l.value_bytes,
+            database_bytes: l.database_bytes,
+            module_bytes: l.module_bytes,
         }
-        .effective()
-    }
-}
-
-impl From<Option<&internal::Limits>> for Limits {
-    fn from(l: Option<&internal::Limits>) -> Self {
-        l.map_or(Limits::DEFAULT, Limits::from)
     }
 }
 
@@ -94,6 +144,9 @@ impl From<Limits> for internal::Limits {
             rows: l.rows,
             result_bytes: l.result_bytes,
             reply_bytes: l.reply_bytes,
+            value_bytes: l.value_bytes,
+            database_bytes: l.database_bytes,
+            module_bytes: l.module_bytes,
         }
     }
 }
@@ -103,13 +156,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_and_zero_take_the_default_and_too_much_is_cut() {
-        assert_eq!(Limits::from(None), Limits::DEFAULT);
-        assert_eq!(Limits::from(&internal::Limits::default()), Limits::DEFAULT);
+    fn zero_takes_what_was_and_too_much_is_cut() {
+        assert_eq!(Limits::from(&internal::Limits::default()).effective(), Limits::DEFAULT);
         let asked = internal::Limits { fuel: u64::MAX, memory_bytes: 1, ..Default::default() };
-        let got = Limits::from(&asked);
+        let got = Limits::from(&asked).effective();
         assert_eq!(got.fuel, Limits::MAX.fuel);
         assert_eq!(got.memory_bytes, 1);
         assert_eq!(got.rows, Limits::DEFAULT.rows);
+        let later = Limits::from(&internal::Limits { rows: 7, ..Default::default() }).or(got);
+        assert_eq!((later.fuel, later.memory_bytes, later.rows), (Limits::MAX.fuel, 1, 7));
+    }
+
+    #[test]
+    fn the_names_are_those_of_the_message_s_fields() {
+        let message = internal::Limits::from(Limits::MAX);
+        assert_eq!(Limits::from(&message), Limits::MAX);
+        let shown = format!("{message:?}");
+        for (name, value) in Limits::MAX.named() {
+            assert!(shown.contains(&format!("{name}: {value}")), "{name}");
+        }
     }
 }

@@ -17,6 +17,9 @@ pub const WORLD: &str = "telegraft:machine/state-machine@0.1.0";
 /// The interface a module must export.
 const MACHINE_INTERFACE: &str = "telegraft:machine/machine@0.1.0";
 
+/// The interface a module may export besides.
+pub(crate) const DOWNGRADE_INTERFACE: &str = "telegraft:machine/downgrade@0.1.0";
+
 /// What a module may import; the versions are what this host offers.
 const OFFERED: &[&str] =
     &["telegraft:machine/types@0.1.0", "telegraft:machine/store@0.1.0", "telegraft:machine/log@0.1.0"];

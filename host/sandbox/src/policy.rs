@@ -24,8 +24,10 @@ use std::{
 use rusqlite::{
     Connection,
     functions::FunctionFlags,
-    hooks::{AuthAction, AuthContext, Authorization},
+    hooks::{AuthAction, AuthContext, Authorization, PreUpdateCase},
 };
+
+use crate::effects::Effects;
 
 /// Prefix of the host's own tables and savepoints.
 pub(crate) const RESERVED: &str = "_telegraft_";
@@ -154,12 +156,16 @@ pub(crate) struct Policy {
     is_denied: AtomicBool,
     /// The statement being compiled changes the schema.
     ddl: AtomicBool,
+    /// Tables that it makes, drops or alters; whether it drops them.
+    resized: Mutex<Vec<(String, bool)>>,
     /// A row took the largest row id.
     rowid_max: AtomicBool,
     /// Whether the progress handler counts (a statement of the guest is being stepped).
     counting: AtomicBool,
     ticks: AtomicI64,
     ticks_max: AtomicI64,
+    /// What the entry has changed so far; a read changes nothing.
+    effects: Arc<Effects>,
     /// Names of virtual table modules compiled in, other than [`TABLE_FUNCTIONS`].
     modules: Mutex<BTreeSet<String>>,
 }
@@ -169,8 +175,18 @@ impl Policy {
         self.mode.store(mode as u8, Relaxed);
     }
 
+    pub(crate) fn mode(&self) -> Mode {
+        match self.mode.load(Relaxed) {
+            1 => Mode::Write,
+            2 => Mode::Read,
+            _ => Mode::Host,
+        }
+    }
+
     pub(crate) fn begin_prepare(&self) {
-        self.ddl.store(false, Relaxed);
+        if self.ddl.swap(false, Relaxed) {
+            self.resized.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
         if self.is_denied.swap(false, Relaxed) {
             *self.denied.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
@@ -188,8 +204,14 @@ impl Policy {
         self.ddl.load(Relaxed)
     }
 
+    /// The tables that the last statement to be compiled makes, drops (then with true) or alters.
+    pub(crate) fn resized(&self) -> Vec<(String, bool)> {
+        self.resized.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Counting begins: the statement is interrupted at the first tick that exceeds `steps`.
     pub(crate) fn begin_steps(&self, steps: i64) {
+        self.effects.record(true);
         self.rowid_max.store(false, Relaxed);
         self.ticks.store(0, Relaxed);
         self.ticks_max.store(steps / STEPS_PER_TICK, Relaxed);
@@ -197,7 +219,12 @@ impl Policy {
     }
 
     pub(crate) fn end_steps(&self) {
+        self.effects.record(false);
         self.counting.store(false, Relaxed);
+    }
+
+    pub(crate) fn effects(&self) -> &Effects {
+        &self.effects
     }
 
     pub(crate) fn took_rowid_max(&self) -> bool {
@@ -207,7 +234,8 @@ impl Policy {
     /// The progress handler: true interrupts.
     fn tick(&self) -> bool {
         // Steps outside a guest's statement (loading the schema, say) depend on the connection's history.
-        self.counting.load(Relaxed) && self.ticks.fetch_add(1, Relaxed) + 1 > self.ticks_max.load(Relaxed)
+        self.counting.load(Relaxed)
+            && (self.ticks.fetch_add(1, Relaxed) + 1 > self.ticks_max.load(Relaxed) || self.effects.outgrown())
     }
 
     fn deny(&self, why: impl Into<String>) -> Authorization {
@@ -284,9 +312,17 @@ impl Policy {
             }
             AuthAction::CreateTable { table_name: name }
             | AuthAction::DropTable { table_name: name }
-            | AuthAction::AlterTable { table_name: name, .. }
-            | AuthAction::CreateView { view_name: name }
-            | AuthAction::DropView { view_name: name } => self.authorize_ddl(&[name]),
+            | AuthAction::AlterTable { table_name: name, .. } => {
+                let mut resized = self.resized.lock().unwrap_or_else(PoisonError::into_inner);
+                if !resized.iter().any(|(table, _)| table == name) {
+                    resized.push((name.to_owned(), matches!(ctx.action, AuthAction::DropTable { .. })));
+                }
+                drop(resized);
+                self.authorize_ddl(&[name])
+            }
+            AuthAction::CreateView { view_name: name } | AuthAction::DropView { view_name: name } => {
+                self.authorize_ddl(&[name])
+            }
             AuthAction::CreateIndex { index_name, table_name } | AuthAction::DropIndex { index_name, table_name } => {
                 self.authorize_ddl(&[index_name, table_name])
             }
@@ -385,6 +421,10 @@ pub(crate) fn install(conn: &mut Connection) -> rusqlite::Result<Arc<Policy>> {
     conn.progress_handler(STEPS_PER_TICK as i32, Some(move || p.tick()))?;
     // After the largest row id SQLite draws row ids from its own random generator, which no override reaches: the entry
     // that takes it is undone. Tables without row ids and virtual tables never come here.
+    let effects = Arc::clone(&policy.effects);
+    conn.preupdate_hook(Some(move |_action, _database: &str, table: &str, case: &PreUpdateCase| {
+        effects.see(table, case)
+    }))?;
     let p = Arc::clone(&policy);
     conn.update_hook(Some(move |_action, _database: &str, _table: &str, rowid: i64| {
         if rowid == i64::MAX {

@@ -6,15 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use telegraft_node::ports::{MachineFault, Outcome, Queries};
+use telegraft_node::ports::{Code, MachineFault, Outcome, Queries, Rejection};
 use telegraft_raft::Index;
 
 use crate::{
     active::{ActiveModule, Published},
+    administer,
     apply::{context, no_module},
     catalog::{self, ModuleRecord},
     database::{Database, fault},
-    guest::{Ask, Ended, Guest},
+    guest::{Ask, Ended, Guest, rejection},
+    history::{self, HistoryRecord},
+    limits::Limits,
     sandbox::Sandbox,
     schema::{self, Meta},
     state_digest,
@@ -130,6 +133,59 @@ impl MachineReader {
         self.read(|database, meta| state_digest::compute(database.host(), &meta).map(|digest| (meta.applied, digest)))
     }
 
+    /// The machine's budgets, the logical bytes of its data, and the index at which that is so.
+    ///
+    /// # Errors
+    ///
+    /// Only for the host's own defects.
+    pub fn limits(&self) -> Result<(Index, Limits, u64), MachineFault> {
+        self.read(|database, meta| {
+            let limits = catalog::limits(database.host())?.unwrap_or(Limits::DEFAULT);
+            Ok((meta.applied, limits, meta.data_bytes))
+        })
+    }
+
+    /// The module that a rollback would go back to, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Only for the host's own defects.
+    pub fn module_before(&self) -> Result<Option<ModuleRecord>, MachineFault> {
+        self.read(|database, _| match administer::module_before(database.host())? {
+            Some(digest) => catalog::module(database.host(), &digest),
+            None => Ok(None),
+        })
+    }
+
+    /// The newest lines of the machine's history, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// Only for the host's own defects.
+    pub fn history(&self, limit: usize) -> Result<Vec<HistoryRecord>, MachineFault> {
+        self.read(|database, _| history::newest(database.host(), limit))
+    }
+
+    /// The digest of all commands' effects ([`crate::effects`]), and the index up to which. Equal on all replicas at one
+    /// index. Cheap.
+    #[must_use]
+    pub fn effect_digest(&self) -> (Index, [u8; 32]) {
+        self.inner.published.effects()
+    }
+
+    /// The newest checkpoint at which more than half of the voters had this replica's effect digest; 0 for none since the
+    /// start. Cheap.
+    #[must_use]
+    pub fn verified_index(&self) -> Index {
+        self.inner.published.verified()
+    }
+
+    /// What people should know of the machine, the newest first. Cheap.
+    #[must_use]
+    pub fn alarms(&self) -> Vec<String> {
+        self.inner.published.alarms().to_vec()
+    }
+
     /// Runs `on` in a read transaction. After an error the connection is not used again.
     fn read<T>(&self, on: impl FnOnce(&Database, Meta) -> Result<T, MachineFault>) -> Result<T, MachineFault> {
         let connections = &*self.inner.connections;
@@ -187,10 +243,16 @@ impl Queries for MachineReader {
             inner.connections.give_back(database);
             return Ok((meta.applied, Err(no_module())));
         };
-        let answer = match Guest::instantiate(&active.prepared.pre, active.limits, Arc::clone(&active.label), None) {
+        if let Some(rejection) = other_engine(&active.record, inner.sandbox.engine_name()) {
+            end(&database)?;
+            inner.connections.give_back(database);
+            return Ok((meta.applied, Err(rejection)));
+        }
+        let answer = match Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None) {
             Ok(mut guest) => {
-                database.enter_guest(&active.limits);
-                let (back, answer) = guest.ask(database, context(&meta), &Ask::Query { method, payload });
+                let context = context(&meta);
+                database.enter_guest(&active.limits, &context);
+                let (back, answer) = guest.ask(database, context, &Ask::Query { method, payload });
                 database = back.ok_or_else(database_lost)?;
                 database.leave_guest();
                 answer
@@ -206,6 +268,18 @@ impl Queries for MachineReader {
         inner.connections.give_back(database);
         Ok((meta.applied, outcome))
     }
+}
+
+/// Why a module that was activated for another engine is not asked.
+pub(crate) fn other_engine(record: &ModuleRecord, own: &str) -> Option<Rejection> {
+    (record.engine != own).then(|| {
+        let message = format!(
+            "module {} {} was activated for the engine [{}], and this host has [{own}]: it does not guess. Run the version of \
+             Telegraft with that engine here; or, once all hosts have the new one, activate the module again",
+            record.name, record.version, record.engine
+        );
+        rejection(Code::FailedPrecondition, message)
+    })
 }
 
 #[cfg(test)]
@@ -245,7 +319,8 @@ mod tests {
         let (send, answered) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || send.send(waiting.query("no such method", b"").unwrap()).unwrap());
         assert!(answered.recv_timeout(Duration::from_millis(300)).is_err(), "it answered without the module");
-        late.publish(2, reader.active().as_ref());
+        let meta = Meta { applied: 2, ..Meta::default() };
+        late.publish(&meta, reader.active().as_ref());
         let (index, outcome) = answered.recv_timeout(Duration::from_secs(30)).unwrap();
         assert_eq!(index, 2);
         assert_eq!(outcome.unwrap_err().code, telegraft_node::ports::Code::Unimplemented);

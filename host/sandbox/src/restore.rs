@@ -22,11 +22,14 @@ use crate::{
     apply::{SqliteMachine, Volatile},
     catalog::{self, ActiveRow},
     database::Database,
+    history,
+    limits::Limits,
     module::decode_service,
     sandbox::Sandbox,
     schema,
     sessions::Sessions,
     snapshot::{self, Beside},
+    verify,
 };
 
 /// What a machine keeps in memory of its database.
@@ -41,14 +44,20 @@ pub(crate) fn load(sandbox: &Sandbox, database: &Database) -> Result<Loaded, Mac
     let conn = database.host();
     let meta = schema::read_meta(conn)?;
     let sessions = Sessions::load(conn, meta.applied)?;
+    let limits = catalog::limits(conn)?;
     let active = match catalog::active(conn)? {
-        Some(row) => Some(Arc::new(restore_active(sandbox, database, row)?)),
+        Some(row) => Some(Arc::new(restore_active(sandbox, database, row, limits.unwrap_or(Limits::DEFAULT))?)),
         None => None,
     };
-    Ok(Loaded { now: Volatile { meta, active }, sessions, restored_from: snapshot::restored_from(conn)? })
+    Ok(Loaded { now: Volatile { meta, active, limits }, sessions, restored_from: snapshot::restored_from(conn)? })
 }
 
-fn restore_active(sandbox: &Sandbox, database: &Database, row: ActiveRow) -> Result<ActiveModule, MachineFault> {
+fn restore_active(
+    sandbox: &Sandbox,
+    database: &Database,
+    row: ActiveRow,
+    limits: Limits,
+) -> Result<ActiveModule, MachineFault> {
     let conn = database.host();
     let broken = |why: String| MachineFault(format!("the active module {} cannot be restored: {why}", row.digest));
     let record =
@@ -57,7 +66,7 @@ fn restore_active(sandbox: &Sandbox, database: &Database, row: ActiveRow) -> Res
         .prepare(&row.digest, || catalog::bytes(conn, &row.digest))?
         .map_err(|bad| broken(format!("{bad} (it worked before: has this host another version of Telegraft?)")))?;
     let service = decode_service(&row.service).map_err(|bad| broken(bad.to_string()))?;
-    Ok(ActiveModule::new(record, row.limits, service, prepared))
+    Ok(ActiveModule::new(record, limits, service, prepared))
 }
 
 /// Where a restoration has got to.
@@ -133,7 +142,10 @@ impl SqliteMachine {
         self.restored_from = loaded.restored_from;
         self.committed = loaded.now.clone();
         self.now = loaded.now;
-        self.published.publish(self.committed.meta.applied, self.committed.active.as_ref());
+        self.halted = verify::halted(self.conn()?)?;
+        let alarms = history::alarms(self.conn()?)?;
+        self.published.alarm(alarms);
+        self.published.publish(&self.committed.meta, self.committed.active.as_ref());
         Ok(())
     }
 }

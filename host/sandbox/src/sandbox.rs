@@ -13,10 +13,14 @@ use wasmtime::{Engine, component::Linker};
 use crate::{
     cache::Cache,
     engine,
-    guest::{Ended, Guest, GuestState, bindings::StateMachinePre},
+    guest::{
+        Ended, Guest, GuestState,
+        bindings::{StateMachineIndices, StateMachinePre},
+    },
     limits::Limits,
     module::{
-        BadModule, Digest, Inspection, Service, WORLD, check_description, check_preamble, check_world, label, short,
+        BadModule, DOWNGRADE_INTERFACE, Digest, Inspection, Service, WORLD, check_description, check_preamble,
+        check_world, label, short,
     },
 };
 
@@ -32,13 +36,19 @@ pub struct SandboxOptions {
     pub cache_dir: PathBuf,
     /// Largest module that [`Sandbox::inspect`] accepts, bytes.
     pub module_bytes_max: u64,
+    /// What this host's engine calls itself in activations: [`engine_name`], except in tests of hosts that differ.
+    pub engine: String,
 }
 
 impl SandboxOptions {
-    /// With a limit of 32 MiB.
+    /// With a limit of 32 MiB, and the engine's own name.
     #[must_use]
     pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
-        SandboxOptions { cache_dir: cache_dir.into(), module_bytes_max: 32 << 20 }
+        SandboxOptions {
+            cache_dir: cache_dir.into(),
+            module_bytes_max: 32 << 20,
+            engine: engine::engine_name().to_owned(),
+        }
     }
 }
 
@@ -64,6 +74,7 @@ struct Inner {
     linker: Linker<GuestState>,
     cache: Cache,
     module_bytes_max: u64,
+    engine_name: String,
     /// The newest last.
     compiled: Mutex<VecDeque<(Digest, Arc<Compiled>)>>,
     query_slots: Slots,
@@ -78,6 +89,7 @@ struct Compiled(OnceLock<Result<Prepared, BadModule>>);
 #[derive(Clone)]
 pub(crate) struct Prepared {
     pub pre: StateMachinePre<GuestState>,
+    pub indices: Arc<StateMachineIndices>,
     imports: Vec<String>,
     exports: Vec<String>,
 }
@@ -105,11 +117,18 @@ impl Sandbox {
                 linker,
                 cache,
                 module_bytes_max: options.module_bytes_max,
+                engine_name: options.engine,
                 compiled: Mutex::default(),
                 query_slots: Slots::new(engine::QUERY_INSTANCES_MAX as usize),
                 inspecting: Mutex::default(),
             }),
         })
+    }
+
+    /// What this host's engine calls itself.
+    #[must_use]
+    pub fn engine_name(&self) -> &str {
+        &self.inner.engine_name
     }
 
     /// Checks everything that is refused before replication: size, form, world, imports, and that the module describes
@@ -222,13 +241,20 @@ impl Sandbox {
 
     fn link(&self, component: &Component) -> Result<Prepared, BadModule> {
         let (imports, exports) = check_world(&self.inner.engine, component)?;
-        let pre = self
-            .inner
-            .linker
-            .instantiate_pre(component)
-            .and_then(StateMachinePre::new)
-            .map_err(|e| BadModule::WrongTypes(short(&format!("{e:#}"))))?;
-        Ok(Prepared { pre, imports, exports })
+        let link = || {
+            let pre = self.inner.linker.instantiate_pre(component)?;
+            let indices = StateMachineIndices::new(&pre)?;
+            Ok((StateMachinePre::new(pre)?, indices))
+        };
+        let (pre, indices) = link().map_err(|e: wasmtime::Error| BadModule::WrongTypes(short(&format!("{e:#}"))))?;
+        Ok(Prepared { pre, indices: Arc::new(indices), imports, exports })
+    }
+}
+
+impl Prepared {
+    /// Whether the module can give its data back to an older version of itself.
+    pub(crate) fn downgrades(&self) -> bool {
+        self.exports.iter().any(|name| name == DOWNGRADE_INTERFACE)
     }
 }
 
@@ -237,9 +263,8 @@ pub(crate) fn describe(
     prepared: &Prepared,
     limits: Limits,
 ) -> Result<Result<(crate::guest::Description, Service), BadModule>, MachineFault> {
-    let described =
-        Guest::instantiate(&prepared.pre, limits, label("module", "(describe)"), Some(engine::INSPECTION_FUEL))
-            .and_then(|mut guest| guest.describe());
+    let described = Guest::instantiate(prepared, limits, label("module", "(describe)"), Some(engine::INSPECTION_FUEL))
+        .and_then(|mut guest| guest.describe());
     Ok(match described {
         Ok(description) => check_description(&description).map(|service| (description, service)),
         Err(Ended::Rejected(rejection)) => Err(BadModule::Undescribed(rejection.message)),

@@ -2,13 +2,19 @@
 //!
 //! | table | a row is |
 //! |---|---|
-//! | `_telegraft_meta` | the one row of what moves with every batch: applied index, newest time, newest entropy, index of the newest activation |
+//! | `_telegraft_meta` | the one row of what moves with every batch: applied index, newest time, newest entropy, index of the newest activation, effect digest, logical bytes of data, commands applied |
 //! | `_telegraft_sessions` | an answer that is remembered, by the index of its entry ([`crate::sessions`]) |
 //! | `_telegraft_uploads` | a module of which parts are here ([`crate::catalog`]) |
 //! | `_telegraft_chunks` | a part of a module, complete or not |
 //! | `_telegraft_modules` | a complete module |
 //! | `_telegraft_layouts` | the data layout (`schema`) that a module's name last had |
-//! | `_telegraft_active` | the active module (one row, or none) with its budgets |
+//! | `_telegraft_active` | the active module (one row, or none) |
+//! | `_telegraft_limits` | the budgets (one row; none before the first activation) ([`crate::limits`]) |
+//! | `_telegraft_activations` | the activations that can be taken back, the newest on top ([`crate::rollback`]) |
+//! | `_telegraft_history` | what was done to the machine, by the index of its entry ([`crate::history`]) |
+//! | `_telegraft_checkpoints` | a checkpoint, with the effect digest of this replica there, which is not part of the state digest ([`crate::verify`]) |
+//! | `_telegraft_reports` | what a replica reported of a checkpoint |
+//! | `_telegraft_halted` | why this replica stands still (one row, or none): a host's own matter, so not part of the digest |
 //! | `_telegraft_restored` | the snapshot that this state was restored from (one row, or none): a host's own matter, so not part of the digest ([`crate::snapshot`]) |
 //!
 //! Unsigned 64-bit values are kept as SQLite's signed ones with the same bits. `application_id` is `TGRF`, `user_version`
@@ -16,14 +22,17 @@
 
 use std::{fmt, path::Path};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 use telegraft_node::ports::MachineFault;
 use telegraft_raft::Index;
 
-use crate::database::{Database, fault};
+use crate::{
+    database::{Database, fault},
+    effects::EffectDigest,
+};
 
 const APPLICATION_ID: i32 = 0x5447_5246;
-const LAYOUT: i32 = 2;
+const LAYOUT: i32 = 3;
 
 /// Files up to this size are checked whole when they are opened, which takes some tenths of a second; in larger ones
 /// damage shows when it is read.
@@ -36,9 +45,12 @@ CREATE TABLE _telegraft_meta(
     time_us INTEGER NOT NULL,
     entropy_high INTEGER NOT NULL,
     entropy_low INTEGER NOT NULL,
-    activated INTEGER NOT NULL
+    activated INTEGER NOT NULL,
+    effects BLOB NOT NULL,
+    data_bytes INTEGER NOT NULL,
+    commands INTEGER NOT NULL
 ) STRICT;
-INSERT INTO _telegraft_meta VALUES (1, 0, 0, 0, 0, 0);
+INSERT INTO _telegraft_meta VALUES (1, 0, 0, 0, 0, 0, zeroblob(32), 0, 0);
 CREATE TABLE _telegraft_sessions(
     at INTEGER PRIMARY KEY,
     client TEXT NOT NULL,
@@ -67,7 +79,8 @@ CREATE TABLE _telegraft_modules(
     size INTEGER NOT NULL,
     uploaded INTEGER NOT NULL,
     activated INTEGER NOT NULL,
-    reuse INTEGER NOT NULL
+    reuse INTEGER NOT NULL,
+    engine TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE _telegraft_layouts(
     name TEXT PRIMARY KEY,
@@ -76,18 +89,58 @@ CREATE TABLE _telegraft_layouts(
 CREATE TABLE _telegraft_active(
     id INTEGER PRIMARY KEY CHECK (id = 1),
     digest BLOB NOT NULL,
+    service BLOB NOT NULL
+) STRICT;
+CREATE TABLE _telegraft_limits(
+    id INTEGER PRIMARY KEY CHECK (id = 1),
     fuel INTEGER NOT NULL,
     memory_bytes INTEGER NOT NULL,
     sql_steps INTEGER NOT NULL,
     rows INTEGER NOT NULL,
     result_bytes INTEGER NOT NULL,
     reply_bytes INTEGER NOT NULL,
-    service BLOB NOT NULL
+    value_bytes INTEGER NOT NULL,
+    database_bytes INTEGER NOT NULL,
+    module_bytes INTEGER NOT NULL
 ) STRICT;
-";
-
-/// What layout 2 added.
-const RESTORED: &str = "
+CREATE TABLE _telegraft_activations(
+    at INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL,
+    reuse INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    schema INTEGER NOT NULL,
+    from_schema INTEGER,
+    kept INTEGER NOT NULL,
+    data_bytes INTEGER NOT NULL,
+    commands INTEGER NOT NULL
+) STRICT;
+CREATE TABLE _telegraft_history(
+    at INTEGER PRIMARY KEY,
+    time_us INTEGER NOT NULL,
+    what TEXT NOT NULL,
+    digest BLOB,
+    name TEXT NOT NULL,
+    version TEXT NOT NULL,
+    schema INTEGER NOT NULL,
+    engine TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    commands INTEGER NOT NULL
+) STRICT;
+CREATE TABLE _telegraft_checkpoints(
+    at INTEGER PRIMARY KEY,
+    voters INTEGER NOT NULL,
+    own BLOB NOT NULL
+) STRICT;
+CREATE TABLE _telegraft_reports(
+    at INTEGER NOT NULL,
+    host INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    PRIMARY KEY (at, host)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE _telegraft_halted(
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    why TEXT NOT NULL
+) STRICT;
 CREATE TABLE _telegraft_restored(
     id INTEGER PRIMARY KEY CHECK (id = 1),
     at INTEGER NOT NULL,
@@ -107,6 +160,12 @@ pub(crate) struct Meta {
     pub entropy: (u64, u64),
     /// Index of the newest activation, 0 for none.
     pub activated: Index,
+    /// Of all commands so far.
+    pub effects: EffectDigest,
+    /// Logical bytes of the guest's rows.
+    pub data_bytes: u64,
+    /// Commands that a guest was asked to apply.
+    pub commands: u64,
 }
 
 /// Opens `path`, makes the tables where the file is new, and checks that it is what it should be.
@@ -118,10 +177,8 @@ pub(crate) fn open(path: &Path) -> Result<Database, MachineFault> {
         let (application, layout) = kind(conn)?;
         if application == 0 && layout == 0 && is_empty(conn)? {
             conn.execute_batch(&format!(
-                "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LAYOUT}; {TABLES} {RESTORED} COMMIT;"
+                "BEGIN IMMEDIATE; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LAYOUT}; {TABLES} COMMIT;"
             ))?;
-        } else if application == APPLICATION_ID && layout == 1 {
-            conn.execute_batch(&format!("BEGIN IMMEDIATE; PRAGMA user_version = {LAYOUT}; {RESTORED} COMMIT;"))?;
         }
         check(conn, bytes)
     };
@@ -130,7 +187,10 @@ pub(crate) fn open(path: &Path) -> Result<Database, MachineFault> {
         Ok(Err(why)) => {
             let remedy = match why {
                 Unsound::Another => "name another data folder",
-                Unsound::Layout(_) => "run the version that wrote it",
+                Unsound::Layout(_) => {
+                    "run the version that wrote it, or stop this host, move machine.db, machine.db-wal and machine.db-shm \
+                     away and start it again; the state is rebuilt from the log"
+                }
                 Unsound::Damaged(_) => {
                     "stop this host, move machine.db, machine.db-wal and machine.db-shm away and start it again; the \
                      state is rebuilt from the log"
@@ -195,11 +255,19 @@ fn is_empty(conn: &Connection) -> rusqlite::Result<bool> {
 
 /// Reads what moves with every batch.
 pub(crate) fn read_meta(conn: &Connection) -> Result<Meta, MachineFault> {
-    let sql = "SELECT applied, time_us, entropy_high, entropy_low, activated FROM _telegraft_meta";
+    let sql = "SELECT applied, time_us, entropy_high, entropy_low, activated, effects, data_bytes, commands FROM _telegraft_meta";
     let read = || {
         conn.prepare_cached(sql)?.query_row([], |row| {
             let u = |i: usize| row.get::<_, i64>(i).map(|v| v as u64);
-            Ok(Meta { applied: u(0)?, time_us: u(1)?, entropy: (u(2)?, u(3)?), activated: u(4)? })
+            Ok(Meta {
+                applied: u(0)?,
+                time_us: u(1)?,
+                entropy: (u(2)?, u(3)?),
+                activated: u(4)?,
+                effects: row.get(5)?,
+                data_bytes: u(6)?,
+                commands: u(7)?,
+            })
         })
     };
     read().map_err(|e| fault("cannot read the applied index", &e))
@@ -207,10 +275,20 @@ pub(crate) fn read_meta(conn: &Connection) -> Result<Meta, MachineFault> {
 
 /// Writes what moves with every batch.
 pub(crate) fn write_meta(conn: &Connection, meta: &Meta) -> Result<(), MachineFault> {
-    let sql =
-        "UPDATE _telegraft_meta SET applied = ?1, time_us = ?2, entropy_high = ?3, entropy_low = ?4, activated = ?5";
+    let sql = "UPDATE _telegraft_meta SET applied = ?1, time_us = ?2, entropy_high = ?3, entropy_low = ?4, activated = ?5, \
+               effects = ?6, data_bytes = ?7, commands = ?8";
     let (high, low) = meta.entropy;
-    let params = [meta.applied as i64, meta.time_us as i64, high as i64, low as i64, meta.activated as i64];
-    let write = || conn.prepare_cached(sql)?.execute(params);
+    let write = || {
+        conn.prepare_cached(sql)?.execute(params![
+            meta.applied as i64,
+            meta.time_us as i64,
+            high as i64,
+            low as i64,
+            meta.activated as i64,
+            meta.effects,
+            meta.data_bytes as i64,
+            meta.commands as i64,
+        ])
+    };
     write().map(drop).map_err(|e| fault("cannot write the applied index", &e))
 }

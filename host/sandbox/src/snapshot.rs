@@ -56,7 +56,7 @@ pub(crate) fn clear_leftovers(dir: &Path) -> Result<(), MachineFault> {
 }
 
 /// Removes a database file and what SQLite keeps beside it, as far as they are there.
-fn remove_database(path: &Path) -> Result<(), MachineFault> {
+pub(crate) fn remove_database(path: &Path) -> Result<(), MachineFault> {
     SUFFIXES.iter().try_for_each(|suffix| remove(&with_suffix(path, suffix)))
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn take(database: &Database, applied: Index, dir: &Path) -> Result<By
     taken.and_then(|bytes| removed.map(|()| bytes))
 }
 
-fn copy(database: &Database, path: &Path) -> Result<(), MachineFault> {
+pub(crate) fn copy(database: &Database, path: &Path) -> Result<(), MachineFault> {
     let copy = || -> rusqlite::Result<StepResult> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut to = Connection::open_with_flags(path, flags)?;

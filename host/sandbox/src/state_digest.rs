@@ -3,20 +3,25 @@
 //!
 //! SHA-256 over, in this order, each item length-prefixed or of fixed size, integers little-endian:
 //!
-//! 1. the newest time;
+//! 1. the newest time, the logical bytes of the guest's data;
 //! 2. the guest's schema: type, name, table and text of each entry, by type and name;
 //! 3. the guest's tables by name (and `sqlite_sequence`): name, columns, then each row with its row id, by row id, or by
 //!    primary key where a table has no row ids;
 //! 4. the sessions that are remembered at this index, by index;
-//! 5. uploads with their parts, complete modules, data layouts, the active module.
+//! 5. uploads with their parts, complete modules, data layouts, the active module, budgets, activations, history.
 //!
-//! Not in it: the applied index itself (entries that change nothing leave the digest as it is) and the newest entropy.
+//! Not in it: the applied index itself (entries that change nothing leave the digest as it is), the newest entropy, the effect
+//! digest, checkpoints and what was reported of them.
 
 use rusqlite::{Connection, types::ValueRef};
 use sha2::{Digest as _, Sha256};
 use telegraft_node::ports::MachineFault;
 
-use crate::{database::fault, schema::Meta, sessions::REMEMBERED};
+use crate::{
+    database::{fault, quote},
+    schema::Meta,
+    sessions::REMEMBERED,
+};
 
 /// The digest in hexadecimal, in the open read transaction.
 pub(crate) fn compute(conn: &Connection, meta: &Meta) -> Result<String, MachineFault> {
@@ -27,6 +32,7 @@ fn walk(conn: &Connection, meta: &Meta) -> rusqlite::Result<String> {
     let mut hasher = Sha256::new();
     hasher.update(b"telegraft state 1");
     hasher.update(meta.time_us.to_le_bytes());
+    hasher.update(meta.data_bytes.to_le_bytes());
     rows(
         conn,
         &mut hasher,
@@ -48,9 +54,12 @@ fn walk(conn: &Connection, meta: &Meta) -> rusqlite::Result<String> {
     for own in [
         "SELECT digest, size, received, touched FROM _telegraft_uploads ORDER BY digest",
         "SELECT digest, start, data FROM _telegraft_chunks ORDER BY digest, start",
-        "SELECT digest, name, version, schema, size, uploaded, activated, reuse FROM _telegraft_modules ORDER BY digest",
+        "SELECT digest, name, version, schema, size, uploaded, activated, reuse, engine FROM _telegraft_modules ORDER BY digest",
         "SELECT name, schema FROM _telegraft_layouts ORDER BY name",
-        "SELECT * FROM _telegraft_active",
+        "SELECT digest, service FROM _telegraft_active",
+        "SELECT * FROM _telegraft_limits",
+        "SELECT * FROM _telegraft_activations ORDER BY at",
+        "SELECT * FROM _telegraft_history ORDER BY at",
     ] {
         rows(conn, &mut hasher, own)?;
     }
@@ -91,10 +100,6 @@ fn table_walk(conn: &Connection, table: &str) -> rusqlite::Result<String> {
             format!("SELECT {all} FROM {quoted} ORDER BY {key}")
         }
     })
-}
-
-fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Hashes the statement (so, the table's and the columns' names), each value, and the number of rows.

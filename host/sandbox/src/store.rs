@@ -1,16 +1,20 @@
 //! The WIT imports `store` and `log`, for one guest instance: a thin layer over [`Database`](crate::database::Database)
 //! and tracing.
 
-use telegraft_node::ports::MachineFault;
+use telegraft_node::ports::{Code, MachineFault};
 
 use crate::{
     database::SqlEnd,
+    engine::HOSTCALL_BYTES_MAX,
     guest::{
         GuestState, LOG_LINES_PER_CALL_MAX,
         bindings::telegraft::machine::{log, store, types},
-        cut,
+        cut, rejection,
     },
 };
+
+/// What a value or a line counts besides its bytes.
+const VALUE_BYTES: usize = 16;
 
 /// Bytes of a log line that are kept.
 const LOG_LINE_BYTES_MAX: usize = 1 << 10;
@@ -19,6 +23,7 @@ impl types::Host for GuestState {}
 
 impl store::Host for GuestState {
     fn execute(&mut self, sql: String, params: Vec<store::Value>) -> wasmtime::Result<Result<u64, store::Error>> {
+        self.take_over(sql.len() + params.iter().map(bytes).sum::<usize>())?;
         let answer = match self.database.as_mut() {
             Some(database) => database.execute(&sql, &params),
             None => Err(no_store()),
@@ -27,6 +32,7 @@ impl store::Host for GuestState {
     }
 
     fn query(&mut self, sql: String, params: Vec<store::Value>) -> wasmtime::Result<Result<store::Rows, store::Error>> {
+        self.take_over(sql.len() + params.iter().map(bytes).sum::<usize>())?;
         let answer = match self.database.as_mut() {
             Some(database) => database.query(&sql, &params),
             None => Err(no_store()),
@@ -40,7 +46,26 @@ fn no_store() -> SqlEnd {
     SqlEnd::Guest(store::Error::Denied("the store is available in apply, query and init only".to_owned()))
 }
 
+/// Bytes of a parameter as it comes from the guest's memory.
+fn bytes(value: &store::Value) -> usize {
+    match value {
+        store::Value::Text(text) => text.len() + VALUE_BYTES,
+        store::Value::Blob(blob) => blob.len() + VALUE_BYTES,
+        _ => VALUE_BYTES,
+    }
+}
+
 impl GuestState {
+    /// Counts bytes that the guest hands over, whatever becomes of them: each is copied and looked at, at no cost in fuel.
+    fn take_over(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        self.bytes_taken = self.bytes_taken.saturating_add(bytes);
+        if self.bytes_taken <= HOSTCALL_BYTES_MAX {
+            return Ok(());
+        }
+        let message = format!("the call handed over more than {HOSTCALL_BYTES_MAX} bytes to the store and the log");
+        Err(self.end(rejection(Code::ResourceExhausted, message).into()))
+    }
+
     fn settle<T>(&mut self, answer: Result<T, SqlEnd>) -> wasmtime::Result<Result<T, store::Error>> {
         match answer {
             Ok(value) => Ok(Ok(value)),
@@ -52,6 +77,7 @@ impl GuestState {
 
 impl log::Host for GuestState {
     fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        self.take_over(VALUE_BYTES + message.len())?;
         self.log_lines = self.log_lines.saturating_add(1);
         if self.log_lines > LOG_LINES_PER_CALL_MAX {
             return Ok(());

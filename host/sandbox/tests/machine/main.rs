@@ -1,5 +1,7 @@
 //! The machine as a whole: real components over real SQLite, one file for each group of behaviours.
 
+mod administer;
+mod effects;
 mod failures;
 mod guests;
 mod modules;

@@ -24,6 +24,8 @@ pub struct Probe {
     pub describe: &'static str,
     /// Wasm text at the beginning of `init`.
     pub init_text: &'static str,
+    /// Statement that `downgrade` runs; empty: the probe offers none.
+    pub downgrade: &'static str,
 }
 
 /// A table for the probe's statements.
@@ -35,13 +37,21 @@ pub const PROBE: Probe = Probe {
     service: Vec::new(),
     describe: "",
     init_text: "",
+    downgrade: "",
 };
 
 impl Probe {
     /// The core module.
     pub fn core(&self) -> Vec<u8> {
         let escaped = |bytes: &[u8]| bytes.iter().map(|b| format!("\\{b:02x}")).collect::<String>();
+        let export = match self.downgrade {
+            "" => "$downgrade",
+            _ => "(export \"telegraft:machine/downgrade@0.1.0#downgrade\")",
+        };
         let text = include_str!("probe.wat")
+            .replace("{downgrade_export}", export)
+            .replace("{downgrade}", &escaped(self.downgrade.as_bytes()))
+            .replace("{downgrade_len}", &self.downgrade.len().to_string())
             .replace("{name}", &escaped(self.name.as_bytes()))
             .replace("{name_len}", &self.name.len().to_string())
             .replace("{version}", &escaped(self.version.as_bytes()))
@@ -64,7 +74,8 @@ impl Probe {
         let mut resolve = Resolve::default();
         let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit");
         let (package, _) = resolve.push_path(wit).expect("wit");
-        let world = resolve.select_world(&[package], Some("state-machine")).expect("world");
+        let world = if self.downgrade.is_empty() { "state-machine" } else { "reversible-state-machine" };
+        let world = resolve.select_world(&[package], Some(world)).expect("world");
         embed_component_metadata(&mut core, &resolve, world, StringEncoding::UTF8).expect("metadata");
         ComponentEncoder::default().module(&core).and_then(|e| e.validate(true).encode()).expect("component")
     }
@@ -99,7 +110,12 @@ impl Rig {
 
     /// The machine in this folder.
     pub fn at(dir: &Path) -> Rig {
-        let (machine, reader) = open(sandbox(), dir).expect("open");
+        Rig::on(sandbox(), dir)
+    }
+
+    /// The machine in this folder, on another sandbox.
+    pub fn on(sandbox: Sandbox, dir: &Path) -> Rig {
+        let (machine, reader) = open(sandbox, dir).expect("open");
         Rig { dir: dir.to_owned(), machine, reader, _folder: None }
     }
 
@@ -204,7 +220,12 @@ pub fn activation(module: &[u8], reuse: bool) -> Body {
 }
 
 pub fn activation_with(module: &[u8], reuse: bool, limits: Option<internal::Limits>) -> Body {
-    Body::Activate(Activate { digest: Bytes::copy_from_slice(&Digest::of(module).0), reuse, limits })
+    Body::Activate(Activate {
+        digest: Bytes::copy_from_slice(&Digest::of(module).0),
+        reuse,
+        limits,
+        ..Activate::default()
+    })
 }
 
 /// Time and entropy from the index, so that the same entries are made again.

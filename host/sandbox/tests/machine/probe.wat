@@ -16,6 +16,7 @@
   (data (i32.const 0x1100) "{version}")
   (data (i32.const 0x2000) "{init_first}")
   (data (i32.const 0x3000) "{init_second}")
+  (data (i32.const 0x3800) "{downgrade}")
   (data (i32.const 0x4000) "{service}")
 
   (func (export "cabi_realloc") (param $old i32) (param $old_size i32) (param $align i32) (param $size i32) (result i32)
@@ -93,6 +94,13 @@
         (i64.store (i32.const 0x308) (i64.extend_i32_u (local.get $from)))
         (call $execute (i32.const 0x3000) (i32.const {init_second_len}) (i32.const 0x300) (i32.const 1) (i32.const 0x100))
         (if (i32.load8_u (i32.const 0x100)) (then (return (call $store_failure (i32.const 0x108)))))))
+    (call $ok (i32.const 0) (i32.const 0)))
+
+  ;; Only a probe that downgrades exports it, under its name.
+  (func {downgrade_export}
+      (param i64 i64 i64 i64) (param $to i32) (result i32)
+    (call $run (i32.const 0x3800) (i32.const {downgrade_len}))
+    (if (i32.load8_u (i32.const 0x100)) (then (return (call $store_failure (i32.const 0x108)))))
     (call $ok (i32.const 0) (i32.const 0)))
 
   (func $call (param $index i64) (param $time i64) (param $high i64) (param $low i64)

@@ -1,0 +1,183 @@
+//! The state that is kept when a module with another data layout takes over, so that an operator can go back to it: a copy
+//! of the whole database in a file of its own, and its return into the tables.
+//!
+//! A file is made from the last commit before the entry of the activation, synced, and only then is the activation
+//! committed; which activations have one is replicated state. What is put back are the guest's tables, views, indexes and
+//! triggers; everything of the host's goes on.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, OpenFlags, types::ValueRef};
+use telegraft_node::ports::MachineFault;
+use telegraft_raft::Index;
+
+use crate::{
+    database::{Database, fault, quote},
+    snapshot::{copy, file_fault, remove_database, sync_dir},
+};
+
+/// Before and behind the index of the activation in a file's name.
+const NAME: (&str, &str) = ("kept-", ".db");
+
+/// The file of the state before the activation at `at`.
+pub(crate) fn path(dir: &Path, at: Index) -> PathBuf {
+    dir.join(format!("{}{at}{}", NAME.0, NAME.1))
+}
+
+/// Copies the last committed state of the database at `from`, for the activation at `at`.
+pub(crate) fn keep(dir: &Path, from: &Path, at: Index) -> Result<(), MachineFault> {
+    let to = path(dir, at);
+    remove_database(&to)?;
+    // A connection of its own does not see what the writing one has not committed.
+    let reader = Database::open_reader(from)?;
+    copy(&reader, &to)?;
+    reader.close()?;
+    fs::File::open(&to).and_then(|file| file.sync_all()).map_err(|e| file_fault("sync", &to, &e))?;
+    sync_dir(dir)
+}
+
+/// Removes the files of all activations but `wanted`.
+pub(crate) fn remove_others(dir: &Path, wanted: &[Index]) -> Result<(), MachineFault> {
+    let entries = fs::read_dir(dir).map_err(|e| file_fault("list", dir, &e))?;
+    for entry in entries {
+        let entry = entry.map_err(|e| file_fault("list", dir, &e))?;
+        let name = entry.file_name();
+        let index = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(NAME.0)?.strip_suffix(NAME.1))
+            .and_then(|index| index.parse::<Index>().ok());
+        if index.is_some_and(|index| !wanted.contains(&index)) {
+            remove_database(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the guest's tables of the file in the place of those in `conn`, in the open transaction. Foreign keys must be off.
+pub(crate) fn put_back(conn: &Connection, from: &Path) -> Result<(), MachineFault> {
+    let put_back = || -> rusqlite::Result<()> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let kept = Connection::open_with_flags(from, flags)?;
+        drop_all(conn)?;
+        let objects = objects(&kept)?;
+        for Object { name, sql, .. } in objects.iter().filter(|object| object.kind == "table") {
+            conn.execute_batch(sql)?;
+            copy_rows(&kept, conn, name)?;
+        }
+        copy_sequences(&kept, conn)?;
+        // Indexes, views and triggers after the rows: quicker, and no trigger acts on what is put back.
+        for kind in ["index", "view", "trigger"] {
+            for Object { sql, .. } in objects.iter().filter(|object| object.kind == kind) {
+                conn.execute_batch(sql)?;
+            }
+        }
+        Ok(())
+    };
+    put_back().map_err(|e| fault(&format!("cannot put the kept state {} back", from.display()), &e))
+}
+
+struct Object {
+    kind: String,
+    name: String,
+    sql: String,
+}
+
+/// What a guest has defined, in the order in which it did.
+fn objects(conn: &Connection) -> rusqlite::Result<Vec<Object>> {
+    let mut statement = conn.prepare(
+        "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND substr(name, 1, 7) <> 'sqlite_' \
+         AND substr(name, 1, 11) <> '_telegraft_' AND substr(tbl_name, 1, 11) <> '_telegraft_' ORDER BY rowid",
+    )?;
+    let rows = statement.query_map([], |row| Ok(Object { kind: row.get(0)?, name: row.get(1)?, sql: row.get(2)? }))?;
+    rows.collect()
+}
+
+fn drop_all(conn: &Connection) -> rusqlite::Result<()> {
+    let objects = objects(conn)?;
+    // Triggers and views first: they may name tables. Indexes go with their tables.
+    for kind in ["trigger", "view", "table"] {
+        for Object { name, .. } in objects.iter().filter(|object| object.kind == kind) {
+            conn.execute_batch(&format!("DROP {kind} main.{}", quote(name)))?;
+        }
+    }
+    if has_sequences(conn)? {
+        conn.execute_batch("DELETE FROM sqlite_sequence")?;
+    }
+    Ok(())
+}
+
+fn has_sequences(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence')", [], |row| row.get(0))
+}
+
+fn copy_sequences(from: &Connection, to: &Connection) -> rusqlite::Result<()> {
+    if !has_sequences(from)? {
+        return Ok(());
+    }
+    to.execute_batch("DELETE FROM sqlite_sequence")?;
+    copy_all(
+        from,
+        to,
+        "SELECT name, seq FROM sqlite_sequence ORDER BY rowid",
+        "INSERT INTO sqlite_sequence(name, seq) VALUES (?1, ?2)",
+    )
+}
+
+/// The rows of one table with their row ids, as far as these can be named.
+fn copy_rows(from: &Connection, to: &Connection, table: &str) -> rusqlite::Result<()> {
+    let mut columns: Vec<String> = {
+        let mut statement = from.prepare("SELECT name FROM pragma_table_xinfo(?1) WHERE hidden = 0")?;
+        let rows = statement.query_map([table], |row| row.get(0))?;
+        rows.collect::<Result<_, _>>()?
+    };
+    let without_rowid: bool =
+        from.query_row("SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?1", [table], |row| {
+            row.get(0)
+        })?;
+    let mut all: Vec<String> = {
+        let mut statement = from.prepare("SELECT name FROM pragma_table_xinfo(?1)")?;
+        let rows = statement.query_map([table], |row| row.get(0))?;
+        rows.collect::<Result<_, _>>()?
+    };
+    all.retain(|name| ["rowid", "_rowid_", "oid"].iter().any(|rowid| rowid.eq_ignore_ascii_case(name)));
+    let free =
+        ["rowid", "_rowid_", "oid"].into_iter().find(|rowid| !all.iter().any(|name| name.eq_ignore_ascii_case(rowid)));
+    // Also where a column is another name of the row id: both are given the same value.
+    if let (false, Some(rowid)) = (without_rowid, free) {
+        columns.insert(0, rowid.to_owned());
+    }
+    let names = columns.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ");
+    let places = (1..=columns.len()).map(|i| format!("?{i}")).collect::<Vec<_>>().join(", ");
+    let table = quote(table);
+    copy_all(
+        from,
+        to,
+        &format!("SELECT {names} FROM main.{table}"),
+        &format!("INSERT INTO main.{table}({names}) VALUES ({places})"),
+    )
+}
+
+fn copy_all(from: &Connection, to: &Connection, select: &str, insert: &str) -> rusqlite::Result<()> {
+    let mut select = from.prepare(select)?;
+    let columns = select.column_count();
+    let mut insert = to.prepare(insert)?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        for column in 0..columns {
+            match row.get_ref(column)? {
+                ValueRef::Null => insert.raw_bind_parameter(column + 1, rusqlite::types::Null)?,
+                ValueRef::Integer(i) => insert.raw_bind_parameter(column + 1, i)?,
+                ValueRef::Real(r) => insert.raw_bind_parameter(column + 1, r)?,
+                text @ ValueRef::Text(_) => {
+                    insert.raw_bind_parameter(column + 1, rusqlite::types::ToSqlOutput::Borrowed(text))?
+                }
+                ValueRef::Blob(b) => insert.raw_bind_parameter(column + 1, b)?,
+            }
+        }
+        insert.raw_execute()?;
+    }
+    Ok(())
+}
