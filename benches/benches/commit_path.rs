@@ -1,5 +1,5 @@
 //! What a write costs, part by part: the log's synced write, and the machine's apply with a fresh instance for each entry
-//! and with one that is kept, for batches of several sizes. Compare the rows of one run; absolute figures are the machine's.
+//! and with one that is kept, each with the digest of effects and without, for batches of several sizes. Compare the rows of one run; absolute figures are the machine's.
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -76,7 +76,7 @@ impl Chat {
             version: "0".into(),
             schema: 1,
         }));
-        chat.apply(Body::Activate(Activate { digest, reuse, limits: None }));
+        chat.apply(Body::Activate(Activate { digest, reuse, ..Activate::default() }));
         let user = chat.call("CreateUser", &CreateUserRequest { name: "ada".into() });
         chat.user_id = CreateUserReply::decode(user).expect("a reply").user_id;
         let creator_id = chat.user_id.clone();
@@ -116,10 +116,18 @@ impl Chat {
 }
 
 fn apply(criterion: &mut Criterion) {
-    for (name, reuse) in [("apply_fresh_instance", false), ("apply_reused_instance", true)] {
+    for (name, reuse, digested) in [
+        ("apply_fresh_instance", false, true),
+        ("apply_fresh_instance_undigested", false, false),
+        ("apply_reused_instance", true, true),
+        ("apply_reused_instance_undigested", true, false),
+    ] {
         let mut group = criterion.benchmark_group(name);
         for batch in BATCHES {
             let chat = std::cell::RefCell::new(Chat::new(reuse));
+            if !digested {
+                chat.borrow_mut().machine.without_effect_digest();
+            }
             group.throughput(Throughput::Elements(batch));
             group.bench_function(BenchmarkId::from_parameter(batch), |bencher| {
                 bencher.iter_batched(

@@ -81,6 +81,8 @@ pub struct SqliteMachine {
     unaudited: Index,
     /// What calls took, where somebody wants to know.
     costs: Option<Vec<(Index, Cost)>>,
+    /// Only ever in a benchmark.
+    undigested: bool,
     pub(crate) published: Arc<Published>,
     /// Those of the readers.
     pub(crate) connections: Arc<Connections>,
@@ -143,6 +145,7 @@ pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReade
         halted,
         unaudited: 0,
         costs: None,
+        undigested: false,
         published,
         connections,
         fault: None,
@@ -227,6 +230,16 @@ impl SqliteMachine {
     /// The rows that calls have changed since this was last asked, undone ones too, by table.
     pub fn take_table_changes(&mut self) -> BTreeMap<String, TableChanges> {
         self.database.as_ref().map(|database| database.effects().take_tables()).unwrap_or_default()
+    }
+
+    /// Leaves the digest of effects out, so that a benchmark can tell what it costs. The logical size of the data is not kept
+    /// either: such a machine is good for nothing else.
+    #[doc(hidden)]
+    pub fn without_effect_digest(&mut self) {
+        self.undigested = true;
+        if let Some(database) = &self.database {
+            database.effects().see_nothing();
+        }
     }
 
     fn apply_batch(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, MachineFault> {
@@ -440,7 +453,7 @@ impl SqliteMachine {
         if let Err(rejection) = &outcome {
             self.record_refusal(body, rejection)?;
         }
-        if !matches!(body, Body::Checkpoint(_) | Body::DigestReport(_)) {
+        if !matches!(body, Body::Checkpoint(_) | Body::DigestReport(_)) && !self.undigested {
             let database = self.database.as_ref().ok_or_else(database_lost)?;
             let schema = |hasher: &mut blake3::Hasher| hash_schema(database.host(), hasher);
             let chain = self.now.meta.effects;

@@ -65,6 +65,8 @@ pub(crate) struct Effects {
 struct Recorder {
     /// Whether a guest's statement runs.
     recording: bool,
+    /// Whether nothing is ever to be recorded.
+    blind: bool,
     buffer: Vec<u8>,
     /// Of what did not fit the buffer.
     overflow: Option<Box<blake3::Hasher>>,
@@ -98,7 +100,13 @@ impl Effects {
 
     /// From here on a guest's statement runs, or no longer.
     pub(crate) fn record(&self, on: bool) {
-        self.recorder().recording = on;
+        let mut recorder = self.recorder();
+        recorder.recording = on && !recorder.blind;
+    }
+
+    /// Records nothing from here on.
+    pub(crate) fn see_nothing(&self) {
+        self.recorder().blind = true;
     }
 
     /// The entry has changed the schema, and has made the data larger by `grown` in all: the hook does not see what DDL does.

@@ -5,7 +5,7 @@ use telegraft_node::ports::{Code, Machine};
 use telegraft_proto::internal::{Command, Limits};
 use telegraft_raft::{Entry, EntryKind};
 
-use crate::probe::{PROBE, Rig, activation_with, call, code, command, entry, message, number, whole};
+use crate::probe::{PROBE, Rig, activation_with, call, code, command, entry, message, number, set, whole};
 
 fn insert(k: i64) -> String {
     format!("INSERT INTO t VALUES ({k}, 'v{k}')")
@@ -179,7 +179,7 @@ fn the_context_carries_index_time_and_entropy_and_time_never_goes_back() {
 }
 
 #[test]
-fn the_limits_of_an_activation_hold() {
+fn budgets_hold_from_the_first_activation_on() {
     let mut rig = Rig::empty();
     let module = PROBE.build();
     rig.one(whole(&module)).unwrap();
@@ -191,7 +191,7 @@ fn the_limits_of_an_activation_hold() {
     rig.one(activation_with(&module, false, Some(Limits { sql_steps: 0, ..tight }))).unwrap();
     let three = "SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3";
     assert!(message(&rig.one(call("q", three))).contains("more than 2 rows"));
-    rig.one(activation_with(&module, false, Some(tight))).unwrap();
+    rig.one(set(tight)).unwrap();
     assert!(message(&rig.one(call("q", format!("SELECT 1 {}", " ".repeat(400))))).is_empty());
     assert!(message(&rig.one(call("q", format!("SELECT 1 {} + 1", " ".repeat(600))))).contains("budget of 60 steps"));
     assert!(message(&rig.one(call("spin", "SELECT 1"))).contains("fuel (budget 2000)"));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use prost::Message;
 use telegraft_node::ports::{Code, Machine, Outcome, Queries};
-use telegraft_proto::internal::{self, Activate, Call, Command, ModuleChunk, command::Body};
+use telegraft_proto::internal::{self, Activate, Call, Command, ModuleChunk, SetLimits, command::Body};
 use telegraft_raft::{Entry, EntryKind, Index};
 use telegraft_sandbox::{Digest, MachineReader, Sandbox, SandboxOptions, SqliteMachine, open};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
@@ -136,9 +136,14 @@ impl Rig {
 
     /// Closes the machine and opens it again.
     pub fn reopen(self) -> Rig {
+        self.reopen_on(sandbox())
+    }
+
+    /// Closes the machine and opens it again on another sandbox.
+    pub fn reopen_on(self, sandbox: Sandbox) -> Rig {
         let Rig { dir, machine, reader, _folder, .. } = self;
         drop((machine, reader));
-        let mut rig = Rig::at(&dir);
+        let mut rig = Rig::on(sandbox, &dir);
         rig._folder = _folder;
         rig
     }
@@ -226,6 +231,11 @@ pub fn activation_with(module: &[u8], reuse: bool, limits: Option<internal::Limi
         limits,
         ..Activate::default()
     })
+}
+
+/// Sets budgets.
+pub fn set(limits: internal::Limits) -> Body {
+    Body::SetLimits(SetLimits { limits: Some(limits) })
 }
 
 /// Time and entropy from the index, so that the same entries are made again.

@@ -14,7 +14,11 @@ use sha2::{Digest as _, Sha256};
 use telegraft_node::ports::{Code, Machine, Outcome, Queries};
 use telegraft_raft::{ConfState, Snapshot, SnapshotMeta};
 
-use crate::probe::{PROBE, Probe, Rig, activation, call, chunk, code, command, entry, number, whole, with_session};
+use telegraft_sandbox::open;
+
+use crate::probe::{
+    PROBE, Probe, Rig, activation, call, chunk, code, command, entry, number, sandbox, whole, with_session,
+};
 
 const INSERT: &str = "INSERT INTO t(v) VALUES (NULL)";
 
@@ -258,25 +262,21 @@ fn databases_that_are_no_machines_state_are_refused() {
 }
 
 #[test]
-fn a_machine_of_the_layout_before_is_taken_over() {
-    let mut rig = Rig::probe();
-    rig.insert(3);
-    let (digest, applied) = (rig.digest(), rig.machine.applied_index());
-    let Rig { dir, .. } = &rig;
-    let file = dir.join("machine.db");
+fn a_machine_of_another_layout_is_refused_and_not_touched() {
+    let rig = Rig::probe();
     let folder = tempfile::tempdir().unwrap();
     let old = folder.path().join("machine.db");
-    rusqlite::Connection::open(&file).unwrap().execute("VACUUM INTO ?1", [old.to_str().unwrap()]).unwrap();
-    rusqlite::Connection::open(&old)
-        .unwrap()
-        .execute_batch("DROP TABLE _telegraft_restored; PRAGMA user_version = 1")
-        .unwrap();
-    let mut taken = Rig::at(folder.path());
-    assert_eq!((taken.digest(), taken.machine.applied_index()), (digest, applied));
-    let snapshot = taken.take();
-    let mut other = Rig::empty();
-    other.machine.restore(&snapshot).unwrap();
-    assert_eq!(other.digest(), taken.digest());
+    let connection = rusqlite::Connection::open(rig.dir.join("machine.db")).unwrap();
+    connection.execute("VACUUM INTO ?1", [old.to_str().unwrap()]).unwrap();
+    rusqlite::Connection::open(&old).unwrap().execute_batch("PRAGMA user_version = 2").unwrap();
+    let before = std::fs::read(&old).unwrap();
+    let why = open(sandbox(), folder.path()).map(drop).unwrap_err().0;
+    assert!(why.contains("has layout 2") && why.contains("rebuilt from the log"), "{why}");
+    // (The journal mode is written into the head of the file.)
+    assert_eq!(std::fs::read(&old).unwrap().len(), before.len());
+    let version: i32 =
+        rusqlite::Connection::open(&old).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 2);
 }
 
 /// Old and new states differ in every row, and each holds its own index: a read that mixes them shows.

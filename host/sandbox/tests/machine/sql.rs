@@ -3,7 +3,7 @@
 use telegraft_node::ports::Code;
 use telegraft_proto::internal::Limits;
 
-use crate::probe::{PROBE, Rig, activation_with, call, code, message, number};
+use crate::probe::{PROBE, Rig, call, code, message, number, set};
 
 /// All of these are denied, by whichever layer, and change nothing.
 const FORBIDDEN: &[&str] = &[
@@ -226,7 +226,7 @@ fn a_statement_costs_the_same_on_a_warm_and_on_a_fresh_connection() {
     let module = PROBE.build();
     let sum = "SELECT sum(k) FROM t WHERE v > 'a'";
     let passes = |rig: &mut Rig, steps: u64| {
-        rig.one(activation_with(&module, false, Some(Limits { sql_steps: steps, ..Limits::default() }))).unwrap();
+        rig.one(set(Limits { sql_steps: steps, ..Limits::default() })).unwrap();
         rig.one(call("q", sum)).is_ok()
     };
     let costs = |rig: &mut Rig, cost: u64| passes(rig, cost) && !passes(rig, cost - 1) && passes(rig, cost);
