@@ -1,12 +1,11 @@
 //! The queries: listings, page by page.
 
-use telegraft_guest::{Failure, Page, Store, page_limit, parse_id};
-use telegraft_proto::chat::{
-    ChatMessage, ChatUser, GetChatUsersReply, GetChatUsersRequest, GetMessagesReply, GetMessagesRequest,
-};
-use uuid::Uuid;
+use telegraft_guest::{Failure, Page, Query, Uuid, page_limit, params, parse_id};
 
-use crate::commands::{require_chat, require_user};
+use crate::{
+    proto::{ChatMessage, ChatUser, GetChatUsersReply, GetChatUsersRequest, GetMessagesReply, GetMessagesRequest},
+    require_chat, require_user,
+};
 
 /// A page of messages ends early once their contents reach this many bytes: 1,000 of the longest would not fit into the
 /// 4 MiB that gRPC clients accept by default.
@@ -26,6 +25,19 @@ pub const MESSAGES_OF_MY_CHATS: &str = "\
     WHERE members.user = ?1 \
     ORDER BY m.time_us, m.entry LIMIT ?4";
 
+telegraft_guest::row! {
+    /// What that reads.
+    struct Message {
+        id: Uuid,
+        chat: Uuid,
+        sender: Uuid,
+        name: String,
+        content: String,
+        time_us: u64,
+        entry: u64,
+    }
+}
+
 pub const MEMBERS_BY_NAME: &str = "SELECT user, name FROM members WHERE chat = ?1 AND name > ?2 ORDER BY name LIMIT ?3";
 
 /// The messages of all chats a user is in, later than a time, oldest first; those of one microsecond in the order in which
@@ -34,7 +46,7 @@ pub const MEMBERS_BY_NAME: &str = "SELECT user, name FROM members WHERE chat = ?
 /// # Errors
 ///
 /// INVALID_ARGUMENT for a bad id, limit or token, NOT_FOUND for an unknown user.
-pub fn get_messages(store: &dyn Store, request: GetMessagesRequest) -> Result<GetMessagesReply, Failure> {
+pub fn get_messages(cx: &Query<'_>, request: GetMessagesRequest) -> Result<GetMessagesReply, Failure> {
     let user = parse_id("user_id", &request.user_id)?;
     let limit = page_limit(request.limit)?;
     let page = Page::new(&[b"chat.v1.Chat/GetMessages", user.as_bytes(), &request.after_us.to_be_bytes()]);
@@ -43,29 +55,29 @@ pub fn get_messages(store: &dyn Store, request: GetMessagesRequest) -> Result<Ge
         None => (request.after_us, u64::MAX),
         Some(cursor) => read_position(&cursor)?,
     };
-    require_user(store, &user)?;
+    require_user(cx, &user)?;
 
     let mut messages = Vec::new();
     let mut bytes = 0;
     loop {
         // One more than the page holds tells whether there is a next one.
         let wanted = (limit + 1 - messages.len()).min(ROWS_AT_A_TIME);
-        let rows: Vec<(Uuid, Uuid, Uuid, String, String, u64, u64)> =
-            store.all(MESSAGES_OF_MY_CHATS, &[(&user).into(), after.0.into(), after.1.into(), wanted.into()])?;
+        let rows: Vec<Message> =
+            cx.query_as(MESSAGES_OF_MY_CHATS, params![user, stored(after.0), stored(after.1), wanted])?;
         let exhausted = rows.len() < wanted;
-        for (id, chat, sender, sender_name, content, time_us, entry) in rows {
+        for row in rows {
             if messages.len() == limit || bytes >= PAGE_BYTES {
                 return Ok(GetMessagesReply { messages, next_page_token: page.token(&write_position(after)) });
             }
-            bytes += content.len();
-            after = (time_us, entry);
+            bytes += row.content.len();
+            after = (row.time_us, row.entry);
             messages.push(ChatMessage {
-                message_id: id.to_string(),
-                chat_id: chat.to_string(),
-                sender_id: sender.to_string(),
-                sender_name,
-                content,
-                time_us,
+                message_id: row.id.to_string(),
+                chat_id: row.chat.to_string(),
+                sender_id: row.sender.to_string(),
+                sender_name: row.name,
+                content: row.content,
+                time_us: row.time_us,
             });
         }
         if exhausted {
@@ -79,7 +91,7 @@ pub fn get_messages(store: &dyn Store, request: GetMessagesRequest) -> Result<Ge
 /// # Errors
 ///
 /// INVALID_ARGUMENT for a bad id, limit or token, NOT_FOUND for an unknown chat.
-pub fn get_chat_users(store: &dyn Store, request: GetChatUsersRequest) -> Result<GetChatUsersReply, Failure> {
+pub fn get_chat_users(cx: &Query<'_>, request: GetChatUsersRequest) -> Result<GetChatUsersReply, Failure> {
     let chat = parse_id("chat_id", &request.chat_id)?;
     let limit = page_limit(request.limit)?;
     let page = Page::new(&[b"chat.v1.Chat/GetChatUsers", chat.as_bytes()]);
@@ -88,10 +100,9 @@ pub fn get_chat_users(store: &dyn Store, request: GetChatUsersRequest) -> Result
         None => String::new(),
         Some(cursor) => String::from_utf8(cursor).map_err(|_| Page::foreign_token())?,
     };
-    require_chat(store, &chat)?;
+    require_chat(cx, &chat)?;
 
-    let mut rows: Vec<(Uuid, String)> =
-        store.all(MEMBERS_BY_NAME, &[(&chat).into(), after.as_str().into(), (limit + 1).into()])?;
+    let mut rows: Vec<(Uuid, String)> = cx.query_as(MEMBERS_BY_NAME, params![chat, after, limit + 1])?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next_page_token = match rows.last() {
@@ -100,6 +111,11 @@ pub fn get_chat_users(store: &dyn Store, request: GetChatUsersRequest) -> Result
     };
     let users = rows.into_iter().map(|(user, name)| ChatUser { user_id: user.to_string(), name }).collect();
     Ok(GetChatUsersReply { users, next_page_token })
+}
+
+/// A bound of a listing. No time or entry is beyond SQLite's integers, so what is beyond them counts as the greatest one.
+fn stored(bound: u64) -> i64 {
+    i64::try_from(bound).unwrap_or(i64::MAX)
 }
 
 /// A place among the messages: time and entry, eight bytes each, most significant first.

@@ -2,12 +2,10 @@
 //!
 //! No table has a rowid of its own, so each row is one entry of one B-tree, and no key is drawn by SQLite.
 
-use telegraft_guest::{Failure, Store};
+use telegraft_guest::Migration;
 
-/// Version of the layout below.
-pub const VERSION: u32 = 1;
-
-const TABLES: [&str; 5] = [
+/// One element for each version of the layout.
+pub const MIGRATIONS: &[Migration] = &[Migration::new(&[
     // Names are compared byte by byte.
     "CREATE TABLE users (id BLOB NOT NULL PRIMARY KEY, name TEXT NOT NULL UNIQUE) WITHOUT ROWID",
     "CREATE TABLE chats (id BLOB NOT NULL PRIMARY KEY, title TEXT NOT NULL) WITHOUT ROWID",
@@ -22,21 +20,4 @@ const TABLES: [&str; 5] = [
     // Nothing looks a message up by its id, so the id has no index.
     "CREATE TABLE messages (chat BLOB NOT NULL, time_us INTEGER NOT NULL, entry INTEGER NOT NULL, id BLOB NOT NULL, \
      sender BLOB NOT NULL, content TEXT NOT NULL, PRIMARY KEY (chat, time_us, entry)) WITHOUT ROWID",
-];
-
-/// Makes the tables in an empty store. There is no older layout to come from.
-///
-/// # Errors
-///
-/// FAILED_PRECONDITION where the store holds a layout already.
-pub fn init(store: &dyn Store, from_schema: Option<u32>) -> Result<(), Failure> {
-    if let Some(from) = from_schema {
-        return Err(Failure::failed_precondition(format!(
-            "the chat module has schema {VERSION} and cannot take over a store of schema {from}: it begins on an empty store"
-        )));
-    }
-    for table in TABLES {
-        store.execute(table, &[])?;
-    }
-    Ok(())
-}
+])];

@@ -12,7 +12,7 @@
 
 use uuid::Uuid;
 
-use crate::{Context, Failure};
+use crate::{Context, Failure, random::mix};
 
 const TAIL_MASK: u64 = (1 << 62) - 1;
 
@@ -61,15 +61,6 @@ pub fn parse_id(field: &str, text: &str) -> Result<Uuid, Failure> {
         "" => format!("{field} is empty: it must be an id as the service returns them"),
         _ => format!("{field} is no id: want 36 characters as in 01890a5d-ac96-774b-bcce-b302099a8057"),
     }))
-}
-
-/// A 64-bit finalizer: every bit of the input sways every bit of the output (the constants are those of splitmix64).
-fn mix(mut bits: u64) -> u64 {
-    bits ^= bits >> 30;
-    bits = bits.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits ^= bits >> 27;
-    bits = bits.wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]

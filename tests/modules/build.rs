@@ -13,20 +13,29 @@ use wit_component::ComponentEncoder;
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// Package of a guest, and the name of its component.
-const GUESTS: [(&str, &str); 2] = [("guest-chat", "chat"), ("guest-kv", "kv")];
+const GUESTS: [(&str, &str); 3] = [("guest-chat", "chat"), ("guest-kv", "kv"), ("guest-poll", "poll")];
 
 /// What the guests are made of, from the root of the workspace.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 20] = [
     "Cargo.lock",
     "Cargo.toml",
     "guest/Cargo.toml",
+    "guest/README.md",
+    "guest/build/Cargo.toml",
+    "guest/build/src",
     "guest/src",
     "guest-chat/Cargo.toml",
+    "guest-chat/build.rs",
     "guest-chat/src",
     "proto",
     "rust-toolchain.toml",
     "tests/modules/kv/Cargo.toml",
+    "tests/modules/kv/build.rs",
     "tests/modules/kv/src",
+    "tests/modules/poll/Cargo.toml",
+    "tests/modules/poll/build.rs",
+    "tests/modules/poll/proto",
+    "tests/modules/poll/src",
     "wit",
 ];
 

@@ -39,8 +39,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("telegraft-proto", &[]),
     ("telegraft-guest", &[]),
-    ("guest-chat", &["telegraft-guest", "telegraft-proto"]),
-    ("guest-kv", &["telegraft-guest", "telegraft-proto"]),
+    ("telegraft-guest-build", &[]),
+    ("guest-chat", &["telegraft-guest", "(telegraft-guest-build)", "(telegraft-proto)"]),
+    ("guest-kv", &["telegraft-guest", "(telegraft-guest-build)", "(telegraft-proto)"]),
+    ("guest-poll", &["telegraft-guest", "(telegraft-guest-build)"]),
     ("telegraft-modules", &[]),
     ("telegraft-tests", &["telegraft-modules", "telegraft-proto"]),
     (

@@ -1,9 +1,13 @@
 //! What the methods do.
 
-use telegraft_guest::{Failure, Page, Store, page_limit};
-use telegraft_proto::kv::{
-    CompareAndSetRequest, DeleteReply, DeleteRequest, GetReply, GetRequest, KeyValue, PutReply, PutRequest, ScanReply,
-    ScanRequest,
+use telegraft_guest::{Command, Failure, Page, Query, page_limit, params};
+
+use crate::{
+    Kv,
+    proto::{
+        self, CompareAndSetRequest, DeleteReply, DeleteRequest, GetReply, GetRequest, KeyValue, PutReply, PutRequest,
+        ScanReply, ScanRequest,
+    },
 };
 
 /// Bytes of a key.
@@ -19,108 +23,89 @@ pub const SIZES_IN_RANGE: &str =
 pub const PAIRS_IN_RANGE: &str =
     "SELECT key, value, version FROM pairs WHERE key > ?1 AND key >= ?2 AND key <= ?3 ORDER BY key";
 
-/// Writes a value, whatever was there.
-///
-/// # Errors
-///
-/// INVALID_ARGUMENT for a key or value of a size that is not allowed.
-pub fn put(store: &dyn Store, request: PutRequest) -> Result<PutReply, Failure> {
-    check_key(&request.key)?;
-    check_value("value", &request.value)?;
-    write(store, &request.key, &request.value)
-}
-
-/// Removes a key; one that is not there is no error.
-///
-/// # Errors
-///
-/// INVALID_ARGUMENT for a bad key.
-pub fn delete(store: &dyn Store, request: DeleteRequest) -> Result<DeleteReply, Failure> {
-    check_key(&request.key)?;
-    let deleted = store.execute("DELETE FROM pairs WHERE key = ?1", &[request.key.as_bytes().into()])?;
-    Ok(DeleteReply { existed: deleted > 0 })
-}
-
-/// Writes a value only where the present one, or its absence, is the expected one.
-///
-/// # Errors
-///
-/// INVALID_ARGUMENT for a bad size, FAILED_PRECONDITION with the present version where the expectation is wrong.
-pub fn compare_and_set(store: &dyn Store, request: CompareAndSetRequest) -> Result<PutReply, Failure> {
-    check_key(&request.key)?;
-    if let Some(expected) = &request.expected {
-        check_value("expected", expected)?;
+telegraft_guest::row! {
+    struct Pair {
+        key: Vec<u8>,
+        value: Vec<u8>,
+        version: u64,
     }
-    check_value("value", &request.value)?;
-    let key = &request.key;
-    match (read(store, key)?, &request.expected) {
-        (None, None) => {}
-        (Some((present, _)), Some(expected)) if present == *expected => {}
-        (None, Some(_)) => return Err(Failure::failed_precondition(format!("there is no key {key:?}"))),
-        (Some((_, version)), None) => {
-            return Err(Failure::failed_precondition(format!("key {key:?} exists, at version {version}")));
+}
+
+impl proto::Kv for Kv {
+    fn put(cx: &Command<'_>, request: PutRequest) -> Result<PutReply, Failure> {
+        check_key(&request.key)?;
+        check_value("value", &request.value)?;
+        write(cx, &request.key, &request.value)
+    }
+
+    fn delete(cx: &Command<'_>, request: DeleteRequest) -> Result<DeleteReply, Failure> {
+        check_key(&request.key)?;
+        let deleted = cx.execute("DELETE FROM pairs WHERE key = ?1", params![request.key.as_bytes()])?;
+        Ok(DeleteReply { existed: deleted > 0 })
+    }
+
+    fn compare_and_set(cx: &Command<'_>, request: CompareAndSetRequest) -> Result<PutReply, Failure> {
+        check_key(&request.key)?;
+        if let Some(expected) = &request.expected {
+            check_value("expected", expected)?;
         }
-        (Some((_, version)), Some(_)) => {
-            return Err(Failure::failed_precondition(format!("key {key:?} has another value, at version {version}")));
+        check_value("value", &request.value)?;
+        let key = &request.key;
+        let refusal = match (read(cx, key)?, &request.expected) {
+            (None, None) => return write(cx, key, &request.value),
+            (Some((present, _)), Some(expected)) if present == *expected => return write(cx, key, &request.value),
+            (None, Some(_)) => format!("there is no key {key:?}"),
+            (Some((_, version)), None) => format!("key {key:?} exists, at version {version}"),
+            (Some((_, version)), Some(_)) => format!("key {key:?} has another value, at version {version}"),
+        };
+        Err(Failure::failed_precondition(refusal))
+    }
+
+    fn get(cx: &Query<'_>, request: GetRequest) -> Result<GetReply, Failure> {
+        check_key(&request.key)?;
+        match read(cx, &request.key)? {
+            Some((value, version)) => Ok(GetReply { value, version }),
+            None => Err(Failure::not_found(format!("there is no key {:?}", request.key))),
         }
     }
-    write(store, key, &request.value)
-}
 
-/// Reads a value.
-///
-/// # Errors
-///
-/// INVALID_ARGUMENT for a bad key, NOT_FOUND for one that is not there.
-pub fn get(store: &dyn Store, request: GetRequest) -> Result<GetReply, Failure> {
-    check_key(&request.key)?;
-    match read(store, &request.key)? {
-        Some((value, version)) => Ok(GetReply { value: value.into(), version }),
-        None => Err(Failure::not_found(format!("there is no key {:?}", request.key))),
+    fn scan(cx: &Query<'_>, request: ScanRequest) -> Result<ScanReply, Failure> {
+        let prefix = request.prefix.as_bytes();
+        if prefix.len() > KEY_BYTES_MAX {
+            return Err(Failure::invalid_argument(format!(
+                "prefix has {} bytes: at most {KEY_BYTES_MAX}, as keys have",
+                prefix.len()
+            )));
+        }
+        let limit = page_limit(request.limit)?;
+        let page = Page::new(&[b"kv.v1.Kv/Scan", prefix]);
+        // No key is empty, so all of them come after the empty one.
+        let after = page.cursor(&request.page_token)?.unwrap_or_default();
+
+        // The sizes first: they say how many pairs make a page, before a single value has been copied.
+        let mut sizes: Vec<(Vec<u8>, u64)> =
+            cx.query_as(SIZES_IN_RANGE, params![after, prefix, beyond(prefix), limit + 1])?;
+        let found = sizes.len();
+        let mut bytes = 0;
+        let fitting = sizes.iter().take(limit).take_while(|(key, size)| {
+            bytes += key.len() as u64 + size;
+            bytes <= PAGE_BYTES
+        });
+        // One pair is below the bound whatever its size; should the bound ever be lowered, a page still makes progress.
+        let kept = fitting.count().max(1);
+        sizes.truncate(kept);
+        let Some((last, _)) = sizes.last() else {
+            return Ok(ScanReply::default());
+        };
+
+        let pairs: Vec<Pair> = cx.query_as(PAIRS_IN_RANGE, params![after, prefix, last])?;
+        let items = pairs
+            .into_iter()
+            .map(|Pair { key, value, version }| Ok(KeyValue { key: text(key)?, value, version }))
+            .collect::<Result<_, Failure>>()?;
+        let next_page_token = if found > sizes.len() { page.token(last) } else { String::new() };
+        Ok(ScanReply { items, next_page_token })
     }
-}
-
-/// The pairs whose keys begin with a prefix, in the keys' byte order.
-///
-/// # Errors
-///
-/// INVALID_ARGUMENT for a bad prefix, limit or token.
-pub fn scan(store: &dyn Store, request: ScanRequest) -> Result<ScanReply, Failure> {
-    let prefix = request.prefix.as_bytes();
-    if prefix.len() > KEY_BYTES_MAX {
-        return Err(Failure::invalid_argument(format!(
-            "prefix has {} bytes: at most {KEY_BYTES_MAX}, as keys have",
-            prefix.len()
-        )));
-    }
-    let limit = page_limit(request.limit)?;
-    let page = Page::new(&[b"kv.v1.Kv/Scan", prefix]);
-    // No key is empty, so all of them come after the empty one.
-    let after = page.cursor(&request.page_token)?.unwrap_or_default();
-
-    // The sizes first: they say how many pairs make a page, before a single value has been copied.
-    let mut sizes: Vec<(Vec<u8>, u64)> = store.all(
-        SIZES_IN_RANGE,
-        &[after.as_slice().into(), prefix.into(), beyond(prefix).as_slice().into(), (limit + 1).into()],
-    )?;
-    let found = sizes.len();
-    let mut bytes = 0;
-    let fitting = sizes.iter().take(limit).take_while(|(key, size)| {
-        bytes += key.len() as u64 + size;
-        bytes <= PAGE_BYTES
-    });
-    // One pair is below the bound whatever its size; should the bound ever be lowered, a page still makes progress.
-    let kept = fitting.count().max(1);
-    sizes.truncate(kept);
-    let Some((last, _)) = sizes.last() else {
-        return Ok(ScanReply::default());
-    };
-
-    let rows: Vec<(Vec<u8>, bytes::Bytes, u64)> =
-        store.all(PAIRS_IN_RANGE, &[after.as_slice().into(), prefix.into(), last.as_slice().into()])?;
-    let items = rows.into_iter().map(|(key, value, version)| Ok(KeyValue { key: text(key)?, value, version }));
-    let next_page_token = if found > sizes.len() { page.token(last) } else { String::new() };
-    Ok(ScanReply { items: items.collect::<Result<_, Failure>>()?, next_page_token })
 }
 
 /// The smallest byte string above all that begin with `prefix`. No byte of UTF-8 is 0xff, so the last one can be raised.
@@ -133,20 +118,17 @@ fn beyond(prefix: &[u8]) -> Vec<u8> {
     beyond
 }
 
-fn read(store: &dyn Store, key: &str) -> Result<Option<(Vec<u8>, u64)>, Failure> {
-    store.first("SELECT value, version FROM pairs WHERE key = ?1", &[key.as_bytes().into()])
+fn read(cx: &Query<'_>, key: &str) -> Result<Option<(Vec<u8>, u64)>, Failure> {
+    cx.query_optional("SELECT value, version FROM pairs WHERE key = ?1", params![key.as_bytes()])
 }
 
-fn write(store: &dyn Store, key: &str, value: &[u8]) -> Result<PutReply, Failure> {
-    store.execute(
+fn write(cx: &Command<'_>, key: &str, value: &[u8]) -> Result<PutReply, Failure> {
+    cx.execute(
         "INSERT INTO pairs (key, version, value) VALUES (?1, 1, ?2) \
          ON CONFLICT (key) DO UPDATE SET version = version + 1, value = excluded.value",
-        &[key.as_bytes().into(), value.into()],
+        params![key.as_bytes(), value],
     )?;
-    let version = store.first("SELECT version FROM pairs WHERE key = ?1", &[key.as_bytes().into()])?;
-    let Some((version,)) = version else {
-        return Err(Failure::internal("the key just written is not there"));
-    };
+    let (version,) = cx.query_one("SELECT version FROM pairs WHERE key = ?1", params![key.as_bytes()])?;
     Ok(PutReply { version })
 }
 
