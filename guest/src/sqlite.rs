@@ -205,5 +205,9 @@ mod tests {
         let outcome = store.read(|store| Ok(store.execute("CREATE TABLE t (a)", &[])?));
         assert!(outcome.unwrap_err().message.contains("does not allow"));
         store.execute("CREATE TABLE t (a)", &[]).unwrap();
+        store.execute("ALTER TABLE t ADD COLUMN b", &[]).unwrap();
+        store.execute("CREATE TABLE s (a INTEGER) STRICT", &[]).unwrap();
+        let checked = store.execute("ALTER TABLE s ADD COLUMN b INTEGER", &[]);
+        assert!(matches!(checked, Err(StoreError::Denied(_))), "{checked:?}");
     }
 }
