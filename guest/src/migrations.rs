@@ -19,6 +19,7 @@ use crate::{Command, Failure, params};
 ///
 /// A column cannot be added to a STRICT table: SQLite checks the whole table then, by a PRAGMA, which modules do not have. Such a
 /// table is made anew and its rows are copied, as SQLite's documentation of ALTER TABLE tells.
+#[derive(Clone, Copy)]
 pub struct Migration {
     up: &'static [&'static str],
     then: Option<fn(&Command<'_>) -> Result<(), Failure>>,

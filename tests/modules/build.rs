@@ -13,10 +13,11 @@ use wit_component::ComponentEncoder;
 const TARGET: &str = "wasm32-unknown-unknown";
 
 /// Package of a guest, and the name of its component.
-const GUESTS: [(&str, &str); 3] = [("guest-chat", "chat"), ("guest-kv", "kv"), ("guest-poll", "poll")];
+const GUESTS: [(&str, &str); 4] =
+    [("guest-chat", "chat"), ("guest-greetings", "greetings"), ("guest-kv", "kv"), ("guest-poll", "poll")];
 
 /// What the guests are made of, from the root of the workspace.
-const SOURCES: [&str; 20] = [
+const SOURCES: [&str; 24] = [
     "Cargo.lock",
     "Cargo.toml",
     "guest/Cargo.toml",
@@ -29,6 +30,10 @@ const SOURCES: [&str; 20] = [
     "guest-chat/src",
     "proto",
     "rust-toolchain.toml",
+    "tests/modules/greetings/Cargo.toml",
+    "tests/modules/greetings/build.rs",
+    "tests/modules/greetings/proto",
+    "tests/modules/greetings/src",
     "tests/modules/kv/Cargo.toml",
     "tests/modules/kv/build.rs",
     "tests/modules/kv/src",

@@ -41,6 +41,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("telegraft-guest", &[]),
     ("telegraft-guest-build", &[]),
     ("guest-chat", &["telegraft-guest", "(telegraft-guest-build)", "(telegraft-proto)"]),
+    ("guest-greetings", &["telegraft-guest", "(telegraft-guest-build)"]),
     ("guest-kv", &["telegraft-guest", "(telegraft-guest-build)", "(telegraft-proto)"]),
     ("guest-poll", &["telegraft-guest", "(telegraft-guest-build)"]),
     ("telegraft-modules", &[]),

@@ -1,5 +1,5 @@
 //! The guest modules of this repository as components, built with this crate. Owns no logic: the guests are
-//! `guest-chat`, `tests/modules/kv` and `tests/modules/poll`, and `build.rs` makes components of them.
+//! `guest-chat` and those beside this crate, and `build.rs` makes components of them.
 
 #![forbid(unsafe_code)]
 
@@ -12,5 +12,10 @@ pub const KV: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kv.wasm"));
 /// The poll module (`poll.v1.Polls`), a component for the world `telegraft:machine/state-machine`.
 pub const POLL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/poll.wasm"));
 
+/// The module of `guest/README.md` (`greetings.v1.Greetings`), a component for the world
+/// `telegraft:machine/reversible-state-machine`.
+pub const GREETINGS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/greetings.wasm"));
+
 /// All modules with the names of their files.
-pub const ALL: [(&str, &[u8]); 3] = [("chat.wasm", CHAT), ("kv.wasm", KV), ("poll.wasm", POLL)];
+pub const ALL: [(&str, &[u8]); 4] =
+    [("chat.wasm", CHAT), ("greetings.wasm", GREETINGS), ("kv.wasm", KV), ("poll.wasm", POLL)];
