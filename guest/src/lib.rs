@@ -36,7 +36,7 @@ pub use dispatch::{answer, unknown_method};
 pub use log::{Level, log};
 #[doc(hidden)]
 pub use migrations::schema_of;
-pub use migrations::{Migration, downgrade, migrate};
+pub use migrations::{Migration, Step, downgrade, migrate};
 #[cfg(target_family = "wasm")]
 pub use module::Component;
 pub use module::{Downgrade, Module};

@@ -22,9 +22,12 @@ use crate::{Command, Failure, params};
 #[derive(Clone, Copy)]
 pub struct Migration {
     up: &'static [&'static str],
-    then: Option<fn(&Command<'_>) -> Result<(), Failure>>,
+    then: Option<Step>,
     down: Option<&'static [&'static str]>,
 }
+
+/// Code that is part of a [`Migration`].
+pub type Step = fn(&Command<'_>) -> Result<(), Failure>;
 
 impl Migration {
     /// These statements in order, each a single one.
@@ -34,7 +37,7 @@ impl Migration {
 
     /// Code that runs after the statements.
     #[must_use]
-    pub const fn then(mut self, then: fn(&Command<'_>) -> Result<(), Failure>) -> Self {
+    pub const fn then(mut self, then: Step) -> Self {
         self.then = Some(then);
         self
     }
