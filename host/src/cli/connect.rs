@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use telegraft_proto::v1::{
-    GetStatus, HostStatus, cluster_client::ClusterClient, modules_client::ModulesClient,
-    telegraft_client::TelegraftClient,
+    GetStatus, HostStatus, cluster_client::ClusterClient, machines_client::MachinesClient,
+    modules_client::ModulesClient, telegraft_client::TelegraftClient,
 };
 use tonic::{
     Request, Status,
@@ -77,6 +77,11 @@ impl Connection {
     /// Modules.
     pub fn modules(&self) -> ModulesClient<Channel> {
         ModulesClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Machines' budgets and past.
+    pub fn machines(&self) -> MachinesClient<Channel> {
+        MachinesClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// What the host knows of itself.

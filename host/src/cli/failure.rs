@@ -150,6 +150,11 @@ pub fn status_name(status: &Status) -> &'static str {
     code_name(code_and_text(status).0)
 }
 
+/// Whether the machine itself refused, as against a host on the way to it.
+pub fn was_rejected(status: &Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.domain == "telegraft" && info.reason == "REJECTED")
+}
+
 /// A code as gRPC's own documents spell it.
 fn code_name(code: Code) -> &'static str {
     match code {
@@ -181,7 +186,10 @@ fn advice(code: Code, reason: &str, applied: &str) -> Option<&'static str> {
             Some("try again; `telegraft status` shows whether a majority of the hosts is up")
         }
         ("OVERLOADED", _) => Some("try again in a moment, or with fewer clients at once"),
-        ("OUT_OF_FUEL", _) => Some("the call needs more than the budget machine.fuel of the activation"),
+        ("HALTED", _) => Some("ask another host with --host ADDR; `telegraft status` shows which ones are well"),
+        ("REJECTED", Code::ResourceExhausted) => {
+            Some("`telegraft machine limits` shows the machine's budgets, and sets them")
+        }
         (_, Code::DeadlineExceeded) if applied != "no" => Some(
             "give it more time with --timeout 30s; a write is retried safely with the same --client-id and --request-id",
         ),

@@ -7,6 +7,7 @@ mod connect;
 mod descriptors;
 mod dev;
 mod failure;
+mod machine;
 mod module;
 mod output;
 mod serve;
@@ -33,6 +34,7 @@ Examples:
   telegraft status                                 its hosts, and who leads
   telegraft call chat.v1.Chat/CreateUser '{\"name\": \"alice\"}'
   telegraft module activate kv.wasm                upload another module and switch to it
+  telegraft machine limits --set fuel=500000000    change a budget, on every host alike
   telegraft cluster transfer-leader --to 2         have host 2 lead
   telegraft serve --config host.toml               one host of a real cluster
   telegraft config > host.toml                     all settings, to begin from
@@ -81,6 +83,9 @@ enum Command {
     /// Upload, activate, list and inspect modules
     #[command(subcommand)]
     Module(module::ModuleCommand),
+    /// Show and set a machine's budgets, and show its past
+    #[command(subcommand)]
+    Machine(machine::MachineCommand),
     /// Send a write through the log
     #[command(
         after_help = "Example:\n  telegraft request chat.v1.Chat/CreateUser '{\"name\": \"alice\"}' --client-id me --request-id 1"
@@ -112,6 +117,7 @@ pub fn run() -> ExitCode {
         Command::Status(args) => block_on(status::run(hosts, timeout, args, output)),
         Command::Cluster(command) => block_on(transfer::run(hosts, timeout, command, output)),
         Command::Module(command) => block_on(module::run(hosts, timeout, command, output)),
+        Command::Machine(command) => block_on(machine::run(hosts, timeout, command, output)),
         Command::Request(args) => block_on(call::request(hosts, timeout, args, output)),
         Command::Query(args) => block_on(call::query(hosts, timeout, args, output)),
         Command::Call(args) => block_on(call::call(hosts, timeout, args, output)),
@@ -182,6 +188,10 @@ mod tests {
             "module activate 0123456789 --reuse",
             "module list",
             "module inspect m.wasm",
+            "module rollback --discard-since-activation --yes",
+            "machine limits",
+            "machine limits --set fuel=5 --set value_bytes=2MiB",
+            "machine history --limit 3",
             "request M {} --client-id me --request-id 3",
             "request M --raw 00ff",
             "query M {} --consistency at-least:3",
@@ -206,6 +216,10 @@ mod tests {
             "telegraft status --timeout soon",
             "telegraft request M {} --raw 00",
             "telegraft cluster transfer-leader --to 0",
+            "telegraft machine limits --set fuel",
+            "telegraft machine limits --set fule=5",
+            "telegraft machine limits --set fuel=5MiB",
+            "telegraft machine limits --set value_bytes=0",
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}: {error}");

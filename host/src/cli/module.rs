@@ -1,6 +1,7 @@
-//! `module`: upload, activate, list, and a look into a file.
+//! `module`: upload, activate, go back, list, and a look into a file.
 
 use std::{
+    io::{BufRead, IsTerminal, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,13 +11,15 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use telegraft_proto::v1::{ActivateModule, ActivatedModule, ListModules, ModuleInfo, UploadModule, UploadedModule};
+use telegraft_proto::v1::{
+    ActivateModule, ActivatedModule, ListModules, ModuleInfo, RollbackModule, RolledBack, UploadModule, UploadedModule,
+};
 use telegraft_sandbox::{Sandbox, SandboxOptions};
 use tokio_stream::StreamExt;
 
 use super::{
     connect::Connection,
-    failure::Failure,
+    failure::{Failure, was_rejected},
     output::{Output, grouped, number, short_digest},
 };
 
@@ -36,6 +39,12 @@ pub enum ModuleCommand {
     },
     /// Switch the machine to a module, on every host at the same log index
     Activate(ActivateArgs),
+    /// Go back to the module that was active before, on every host at the same log index
+    #[command(after_help = "\
+The data stay as they are where both modules have the same data layout. Where the layout rose, the present module turns it back
+if it offers that; otherwise the rollback is refused, and the refusal says how many commands the way back to the state kept at the
+activation would cost. --discard-since-activation takes that way.")]
+    Rollback(RollbackArgs),
     /// What has been uploaded, and what is active
     List,
     /// Look into a component: name, world, imports, service. Needs no cluster
@@ -54,6 +63,17 @@ pub struct ActivateArgs {
     /// Keep one guest instance for many entries; only for modules whose author vouches that they keep nothing in memory
     #[arg(long)]
     reuse: bool,
+}
+
+/// `telegraft module rollback`
+#[derive(Args, Debug)]
+pub struct RollbackArgs {
+    /// Where the data cannot be turned back: take the state kept at the activation, and lose what was written since
+    #[arg(long)]
+    discard_since_activation: bool,
+    /// Do not ask before something is lost
+    #[arg(long, short = 'y')]
+    yes: bool,
 }
 
 /// Runs a `module` command.
@@ -75,6 +95,11 @@ pub async fn run(hosts: &[String], timeout: Duration, command: &ModuleCommand, o
             };
             let activated = activate(&connection, &digest, args.reuse).await?;
             print_activated(&activated, output)
+        }
+        ModuleCommand::Rollback(args) => {
+            let connection = Connection::to_any(hosts, timeout).await?;
+            let before = list(&connection).await?;
+            print_rolled_back(&before, &rollback(&connection, args, output).await?, output)
         }
         ModuleCommand::List => {
             let connection = Connection::to_any(hosts, timeout).await?;
@@ -164,6 +189,42 @@ pub async fn activate(connection: &Connection, digest: &str, reuse: bool) -> Res
     Ok(result.map_err(|status| Failure::of_status("the activation was refused", &status))?.into_inner())
 }
 
+/// Goes back to the module before. The way that loses nothing is tried first, whatever else is allowed.
+async fn rollback(connection: &Connection, args: &RollbackArgs, output: Output) -> Result<RolledBack, Failure> {
+    let order = async |discard_since_activation| {
+        let message = RollbackModule { machine: String::new(), discard_since_activation };
+        let request = connection.request_within(message, connection.timeout.max(UPLOAD_TIMEOUT_MIN));
+        connection.modules().rollback(request).await.map(tonic::Response::into_inner)
+    };
+    let failed = |status| Failure::of_status("the rollback was refused", &status);
+    match order(false).await {
+        Ok(done) => Ok(done),
+        Err(refused) if args.discard_since_activation && was_rejected(&refused) => {
+            if !args.yes && !output.json {
+                confirm(refused.message())?;
+            }
+            order(true).await.map_err(failed)
+        }
+        Err(refused) => Err(failed(refused)),
+    }
+}
+
+/// Asks on a terminal whether to go on. Where nobody can be asked, the flag has said it.
+fn confirm(what: &str) -> Result<(), Failure> {
+    let (input, mut prompt) = (std::io::stdin(), std::io::stderr());
+    if !input.is_terminal() || !prompt.is_terminal() {
+        return Ok(());
+    }
+    let _ = write!(prompt, "{what}\nGo back all the same, and lose them? [y/N] ");
+    let _ = prompt.flush();
+    let mut answer = String::new();
+    let _ = input.lock().read_line(&mut answer);
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(Failure::refused("nothing was changed"))
+}
+
 /// What has been uploaded.
 ///
 /// # Errors
@@ -180,7 +241,7 @@ pub fn info_json(info: &ModuleInfo) -> Value {
     json!({
         "digest": info.digest, "name": info.name, "version": info.version, "schema": info.schema, "size": info.size,
         "active": info.active, "reuse": info.reuse,
-        "uploaded_index": info.uploaded_index, "activated_index": info.activated_index,
+        "uploaded_index": info.uploaded_index, "activated_index": info.activated_index, "engine": info.engine,
     })
 }
 
@@ -208,6 +269,33 @@ fn print_activated(activated: &ActivatedModule, output: Output) -> Result<(), Fa
     Ok(())
 }
 
+fn print_rolled_back(before: &[ModuleInfo], done: &RolledBack, output: Output) -> Result<(), Failure> {
+    let from = before.iter().find(|module| module.digest == done.from_digest);
+    if output.json {
+        return output.json(&json!({
+            "index": done.index, "module": done.module.as_ref().map(info_json), "from_digest": done.from_digest,
+            "from": from.map(info_json), "data": done.data, "commands_lost": done.commands_lost,
+        }));
+    }
+    let name = |module: Option<&ModuleInfo>| {
+        module.map_or_else(
+            || "a module".to_owned(),
+            |module| format!("{} {} ({})", module.name, module.version, short_digest(&module.digest)),
+        )
+    };
+    output.line(&format!("from {} to {}, at log index {}", name(from), name(done.module.as_ref()), done.index));
+    output.line(&match done.data.as_str() {
+        "unchanged" => "the data stayed as they were".to_owned(),
+        "downgraded" => "the data were turned back into the older layout; nothing was lost".to_owned(),
+        "kept-state" => format!(
+            "the data are those kept at the activation; the effects of {} commands since then are lost",
+            grouped(done.commands_lost)
+        ),
+        other => format!("the data: {other}; commands lost: {}", grouped(done.commands_lost)),
+    });
+    Ok(())
+}
+
 fn print_list(modules: &[ModuleInfo], output: Output) -> Result<(), Failure> {
     if output.json {
         return output.json(&json!({ "modules": modules.iter().map(info_json).collect::<Vec<_>>() }));
@@ -216,7 +304,8 @@ fn print_list(modules: &[ModuleInfo], output: Output) -> Result<(), Failure> {
         output.line("no module has been uploaded; upload one with: telegraft module upload FILE");
         return Ok(());
     }
-    let mut table = output.table(&["digest", "name", "version", "schema", "bytes", "uploaded", "activated", "state"]);
+    let mut table =
+        output.table(&["digest", "name", "version", "schema", "bytes", "uploaded", "activated", "engine", "state"]);
     for module in modules {
         let state = match (module.active, module.reuse) {
             (true, true) => output.good("active, reuse"),
@@ -233,6 +322,7 @@ fn print_list(modules: &[ModuleInfo], output: Output) -> Result<(), Failure> {
             number(grouped(module.size)),
             number(module.uploaded_index),
             number(activated),
+            module.engine.as_str().into(),
             state,
         ]);
     }

@@ -99,6 +99,8 @@ async fn ask(address: String, timeout: Duration, digest: bool) -> Seen {
 struct Verdict {
     /// What is not as it must be, in words.
     troubles: Vec<String>,
+    /// What people should know of; no trouble by itself.
+    notes: Vec<String>,
     /// None where all is well.
     exit: Option<Kind>,
     /// The leader that the newest term names.
@@ -138,6 +140,28 @@ impl Verdict {
         for (index, _) in digests.iter().filter(|(_, digests)| digests.len() > 1) {
             verdict.troubles.push(format!("the data differ between hosts at log index {index}"));
         }
+        let mut effects: BTreeMap<u64, BTreeSet<&str>> = BTreeMap::new();
+        for (id, machine) in machines() {
+            if !machine.halted.is_empty() {
+                verdict.troubles.push(format!("host {id} has halted its machine: {}", machine.halted));
+            } else if !machine.effect_digest.is_empty() {
+                effects.entry(machine.applied_index).or_default().insert(&machine.effect_digest);
+            }
+        }
+        for (index, _) in effects.iter().filter(|(_, effects)| effects.len() > 1) {
+            verdict.troubles.push(format!("the hosts differ in what the entries up to log index {index} did"));
+        }
+        let engines: BTreeSet<&str> = machines().map(|(_, machine)| machine.engine.as_str()).collect();
+        if engines.len() > 1 {
+            let names: Vec<&str> = engines.into_iter().collect();
+            verdict.notes.push(format!("the hosts' engines differ: {}", names.join("; ")));
+        }
+        // The machine's own, so as a rule the same on all hosts: each is said once, with the first host that has it.
+        let mut alarms: BTreeSet<&str> = BTreeSet::new();
+        for (id, machine) in machines() {
+            let fresh = machine.alarms.iter().filter(|alarm| alarms.insert(alarm));
+            verdict.notes.extend(fresh.map(|alarm| format!("host {id}: {alarm}")));
+        }
         verdict.exit = if seen.iter().all(|one| one.answer.is_err()) {
             Some(Kind::Unreachable)
         } else if verdict.troubles.is_empty() {
@@ -160,9 +184,10 @@ fn role_name(role: Role) -> &'static str {
 }
 
 fn print(seen: &[Seen], verdict: &Verdict, digest: bool, output: Output) {
-    let mut headings = vec!["host", "client address", "role", "term", "commit", "applied", "lag", "module", "state"];
+    let mut headings =
+        vec!["host", "client address", "role", "term", "commit", "applied", "lag", "verified", "module", "state"];
     if digest {
-        headings.insert(8, "digest");
+        headings.insert(9, "digest");
     }
     let mut table = output.table(&headings);
     let mut rows: Vec<&Seen> = seen.iter().collect();
@@ -171,16 +196,19 @@ fn print(seen: &[Seen], verdict: &Verdict, digest: bool, output: Output) {
         let mut row = row(one, verdict, output);
         if digest {
             let text = one.machine().map(|machine| short_digest(&machine.digest)).unwrap_or_default();
-            row.insert(8, Cell::new(text));
+            row.insert(9, Cell::new(text));
         }
         table.add_row(row);
     }
     output.print_table(&table);
-    if !verdict.troubles.is_empty() {
+    if !verdict.troubles.is_empty() || !verdict.notes.is_empty() {
         output.line("");
     }
     for trouble in &verdict.troubles {
         output.line(&format!("! {trouble}"));
+    }
+    for note in &verdict.notes {
+        output.line(&format!("note: {note}"));
     }
 }
 
@@ -189,7 +217,7 @@ fn row(one: &Seen, verdict: &Verdict, output: Output) -> Vec<Cell> {
     let status = match &one.answer {
         Err(_) => {
             let mut row = vec![Cell::new("?"), Cell::new(&one.address)];
-            row.extend((0..6).map(|_| empty()));
+            row.extend((0..7).map(|_| empty()));
             row.push(output.bad("unreachable"));
             return row;
         }
@@ -197,7 +225,7 @@ fn row(one: &Seen, verdict: &Verdict, output: Output) -> Vec<Cell> {
     };
     let Some(machine) = one.machine() else {
         let mut row = vec![number(status.host_id), Cell::new(&status.client_address)];
-        row.extend((0..6).map(|_| empty()));
+        row.extend((0..7).map(|_| empty()));
         row.push(output.bad("carries no machine"));
         return row;
     };
@@ -215,8 +243,15 @@ fn row(one: &Seen, verdict: &Verdict, output: Output) -> Vec<Cell> {
         number(machine.commit_index),
         number(machine.applied_index),
         if lag > LAG_NOTABLE { output.bad(grouped(lag)) } else { number(lag) },
+        number(machine.verified_index),
         Cell::new(module),
-        if machine.leader_id == 0 { output.bad("no leader") } else { output.good("ok") },
+        if !machine.halted.is_empty() {
+            output.bad("halted")
+        } else if machine.leader_id == 0 {
+            output.bad("no leader")
+        } else {
+            output.good("ok")
+        },
     ]
 }
 
@@ -232,7 +267,10 @@ fn as_json(seen: &[Seen], verdict: &Verdict) -> Value {
             }),
         })
         .collect();
-    json!({ "ok": verdict.exit.is_none(), "leader": verdict.leader, "troubles": verdict.troubles, "hosts": hosts })
+    json!({
+        "ok": verdict.exit.is_none(), "leader": verdict.leader, "troubles": verdict.troubles, "notes": verdict.notes,
+        "hosts": hosts,
+    })
 }
 
 fn machine_json(machine: &MachineStatus, verdict: &Verdict) -> Value {
@@ -252,6 +290,8 @@ fn machine_json(machine: &MachineStatus, verdict: &Verdict) -> Value {
         "commit_index": machine.commit_index, "applied_index": machine.applied_index,
         "lag": verdict.commit.saturating_sub(machine.applied_index),
         "module": machine.module.as_ref().map(info_json), "digest": machine.digest, "peers": peers,
+        "halted": (!machine.halted.is_empty()).then_some(&machine.halted), "effect_digest": machine.effect_digest,
+        "verified_index": machine.verified_index, "engine": machine.engine, "alarms": machine.alarms,
     })
 }
 
@@ -291,7 +331,7 @@ mod tests {
     #[test]
     fn all_up_with_a_leader_is_well() {
         let verdict = Verdict::of(&[host(1, Role::Leader, 3, 10), host(2, Role::Follower, 3, 9)]);
-        assert_eq!(verdict, Verdict { troubles: vec![], exit: None, leader: Some(1), commit: 10 });
+        assert_eq!(verdict, Verdict { leader: Some(1), commit: 10, ..Verdict::default() });
     }
 
     #[test]
@@ -319,15 +359,50 @@ mod tests {
         assert_eq!(Verdict::of(&other_index).exit, None);
     }
 
+    fn with(mut seen: Seen, change: impl FnOnce(&mut MachineStatus)) -> Seen {
+        change(&mut seen.answer.as_mut().unwrap().machines[0]);
+        seen
+    }
+
+    #[test]
+    fn a_machine_that_has_halted_is_trouble_and_shows_in_its_row() {
+        let halted = with(host(2, Role::Follower, 3, 4), |machine| machine.halted = "another engine".into());
+        let verdict = Verdict::of(&[host(1, Role::Leader, 3, 10)]);
+        assert_eq!(row(&halted, &verdict, Output { json: false, colour: false })[9].content(), "halted");
+        let verdict = Verdict::of(&[host(1, Role::Leader, 3, 10), halted]);
+        assert_eq!(verdict.troubles, ["host 2 has halted its machine: another engine"]);
+        assert_eq!(verdict.exit, Some(Kind::Refused));
+    }
+
+    #[test]
+    fn effects_are_compared_at_equal_indices_of_machines_that_go_on() {
+        let of = |id, digest: &str, applied, halted: &str| {
+            with(host(id, Role::Follower, 3, applied), |machine| {
+                (machine.effect_digest, machine.halted) = (digest.into(), halted.into());
+            })
+        };
+        let troubles = |seen: &[Seen]| Verdict::of(seen).troubles.join("\n");
+        assert!(troubles(&[of(1, "aa", 9, ""), of(2, "bb", 9, "")]).contains("up to log index 9"));
+        assert!(!troubles(&[of(1, "aa", 9, ""), of(2, "bb", 8, "")]).contains("differ"));
+        assert!(!troubles(&[of(1, "aa", 9, ""), of(2, "bb", 9, "halted")]).contains("hosts differ"));
+    }
+
+    #[test]
+    fn an_alarm_is_said_once_and_is_no_trouble() {
+        let alarmed = |id, role| with(host(id, role, 3, 10), |machine| machine.alarms = vec!["reuse has ended".into()]);
+        let verdict = Verdict::of(&[alarmed(1, Role::Leader), alarmed(2, Role::Follower)]);
+        assert_eq!((verdict.exit, verdict.notes), (None, vec!["host 1: reuse has ended".to_owned()]));
+    }
+
     #[test]
     fn a_row_has_a_cell_for_each_heading() {
         let output = Output { json: false, colour: false };
         let verdict = Verdict { commit: 10, ..Verdict::default() };
         let no_machine = Seen { address: "c:1".into(), answer: Ok(HostStatus::default()) };
         for one in [host(1, Role::Leader, 3, 4), gone("b:1"), no_machine] {
-            assert_eq!(row(&one, &verdict, output).len(), 9);
+            assert_eq!(row(&one, &verdict, output).len(), 10);
         }
         assert_eq!(row(&host(1, Role::Leader, 3, 4), &verdict, output)[6].content(), "6");
-        assert_eq!(row(&gone("b:1"), &verdict, output)[8].content(), "unreachable");
+        assert_eq!(row(&gone("b:1"), &verdict, output)[9].content(), "unreachable");
     }
 }

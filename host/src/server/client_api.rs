@@ -1,15 +1,19 @@
 //! `telegraft.v1.Telegraft`: writes and reads by method name and bytes. Checks calls at the boundary.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use telegraft_proto::{
     internal::{Call, Command, command::Body},
     v1::{CallReply, Consistency, ReadCall, WriteCall, telegraft_server::Telegraft},
 };
+use telegraft_raft::Index;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{
-    errors::{Applied, Reason, bad_call, status},
+    errors::{self, Applied, Reason, bad_call, status},
     reads::Reads,
     shared::{MACHINE, Shared},
     submit::Writes,
@@ -66,6 +70,23 @@ impl Calls {
         let (index, payload) =
             self.reads.read(call.method, call.payload, consistency, call.min_index, deadline).await?;
         Ok(CallReply { payload, index })
+    }
+
+    /// Waits until this host has applied `index`, for what it then says of its own machine; no longer than to the deadline,
+    /// nor beyond the moment at which the machine halts.
+    pub async fn wait_for(&self, index: Index, deadline: Instant) {
+        let mut applied = self.shared.applied.subscribe();
+        tokio::select! {
+            _ = tokio::time::timeout_at(deadline.into(), applied.wait_for(|applied| *applied >= index)) => {}
+            _ = self.shared.until_halted() => {}
+        }
+    }
+
+    /// Refuses what this host would have to say in the machine's name while that has halted.
+    pub fn check_goes_on(&self) -> Result<(), Status> {
+        let leader = self.shared.leadership.borrow().leader;
+        let refuse = |why: Arc<str>| errors::halted(&why, Applied::No, self.shared.client_address(leader));
+        self.shared.halted().map_or(Ok(()), |why| Err(refuse(why)))
     }
 
     fn check(&self, machine: &str, method: &str, payload_bytes: usize) -> Result<(), Status> {

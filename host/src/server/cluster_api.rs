@@ -41,9 +41,13 @@ impl Cluster for ClusterService {
                 .map_err(|_| Status::internal("the digest panicked: this is a defect of Telegraft"))?
                 .map_err(|fault| status(Code::DataLoss, Reason::Stopping, Applied::No, "", fault.to_string()))?
         } else {
-            (shared.applied_index(), String::new())
+            (0, String::new())
         };
         let leadership = *shared.leadership.borrow();
+        // The two indexes agree unless entries were applied meanwhile; a digest is worth nothing without its index.
+        let (effects_index, effects) = self.machine.effect_digest();
+        let applied_index = if digest.is_empty() { effects_index } else { applied_index };
+        let effect_digest = if effects_index == applied_index { hexadecimal(&effects) } else { String::new() };
         let machine = MachineStatus {
             machine: MACHINE.into(),
             role: match leadership.role {
@@ -71,6 +75,11 @@ impl Cluster for ClusterService {
                 })
                 .collect(),
             digest,
+            halted: shared.halted().map(|why| why.to_string()).unwrap_or_default(),
+            effect_digest,
+            verified_index: self.machine.verified_index(),
+            engine: telegraft_sandbox::engine_name().into(),
+            alarms: self.machine.alarms(),
         };
         Ok(Response::new(HostStatus {
             cluster: shared.settings.cluster.clone(),
@@ -97,4 +106,8 @@ impl Cluster for ClusterService {
             previous_leader_id: done.previous,
         }))
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

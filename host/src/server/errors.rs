@@ -48,6 +48,8 @@ pub enum Reason {
     Rejected,
     /// A stranger, or a host of another cluster.
     WrongCluster,
+    /// This host's machine has halted: it would have to guess, or differs from the others'.
+    Halted,
 }
 
 impl Reason {
@@ -65,6 +67,7 @@ impl Reason {
             Self::NotServed => "NOT_SERVED",
             Self::Rejected => "REJECTED",
             Self::WrongCluster => "WRONG_CLUSTER",
+            Self::Halted => "HALTED",
         }
     }
 }
@@ -100,6 +103,20 @@ pub fn bad_call(message: impl Into<String>) -> Status {
     status(Code::InvalidArgument, Reason::BadCall, Applied::No, "", message)
 }
 
+/// This host's machine has halted, and why.
+pub fn halted(why: &str, applied: Applied, leader: &str) -> Status {
+    let message = format!("this host has halted its machine; ask another host. {why}");
+    status(Code::Unavailable, Reason::Halted, applied, leader, message)
+}
+
+/// Whether a host refused because its machine has halted; then, whether the write may have been applied all the same.
+pub fn is_of_halted(refused: &Status) -> Option<Applied> {
+    let info = refused.get_details_error_info()?;
+    let halted = info.domain == DOMAIN && info.reason == Reason::Halted.name();
+    halted
+        .then(|| if info.metadata.get("applied").is_some_and(|is| is == "no") { Applied::No } else { Applied::Unknown })
+}
+
 /// What the machine or its guest refused. It was applied as a refusal: its effects are undone, for good.
 pub fn rejection(rejection: Rejection) -> Status {
     let applied = if rejection.code == OutcomeCode::DataLoss { Applied::Yes } else { Applied::No };
@@ -124,6 +141,16 @@ mod tests {
         let doubtful = in_doubt(refused);
         assert_eq!((doubtful.code(), applied(&doubtful).as_str()), (Code::ResourceExhausted, "unknown"));
         assert_eq!(doubtful.get_details_error_info().unwrap().metadata["leader"], "a:1");
+    }
+
+    #[test]
+    fn a_halted_host_is_told_from_all_others() {
+        for said in [Applied::No, Applied::Unknown] {
+            assert_eq!(is_of_halted(&halted("another engine", said, "")), Some(said));
+        }
+        assert_eq!(is_of_halted(&in_doubt(halted("another engine", Applied::No, ""))), Some(Applied::Unknown));
+        assert_eq!(is_of_halted(&bad_call("x")), None);
+        assert_eq!(is_of_halted(&Status::unavailable("x")), None);
     }
 
     #[test]

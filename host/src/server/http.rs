@@ -9,23 +9,34 @@ use axum::{
     Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get,
 };
 use telegraft_raft::Role;
+use telegraft_sandbox::MachineReader;
 
 use super::shared::Shared;
 
 /// Committed entries a host may be behind with and still call itself ready.
 const READY_LAG_MAX: u64 = 10_000;
 
+/// What is told about.
+#[derive(Clone)]
+struct Watched {
+    shared: Arc<Shared>,
+    machine: MachineReader,
+}
+
 /// The routes.
-pub fn router(shared: Arc<Shared>) -> Router {
+pub fn router(shared: Arc<Shared>, machine: MachineReader) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .with_state(shared)
+        .with_state(Watched { shared, machine })
 }
 
 /// Why this host should not be sent requests now, if so.
 pub fn not_ready(shared: &Shared) -> Option<String> {
+    if let Some(why) = shared.halted() {
+        return Some(format!("the machine has halted: {why}"));
+    }
     if shared.leadership.borrow().leader == 0 {
         return Some("no leader is known".into());
     }
@@ -33,23 +44,23 @@ pub fn not_ready(shared: &Shared) -> Option<String> {
     (lag > READY_LAG_MAX).then(|| format!("{lag} committed entries are not applied yet"))
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
+async fn ready(State(Watched { shared, .. }): State<Watched>) -> impl IntoResponse {
     match not_ready(&shared) {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&shared))
+async fn metrics(State(watched): State<Watched>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&watched))
 }
 
-fn render(shared: &Shared) -> String {
+fn render(Watched { shared, machine }: &Watched) -> String {
     let leadership = *shared.leadership.borrow();
     let positions = &shared.positions;
     let gauge = "gauge";
     let counter = "counter";
-    let rows: [(&str, &str, &str, u64); 13] = [
+    let rows: [(&str, &str, &str, u64); 16] = [
         ("raft_is_leader", gauge, "1 on the leader.", u64::from(leadership.role == Role::Leader)),
         ("raft_leader_id", gauge, "Id of the leader, 0 while none is known.", leadership.leader),
         ("raft_term", gauge, "Current term.", leadership.term),
@@ -73,6 +84,19 @@ fn render(shared: &Shared) -> String {
             "Linearizable reads that wait until they may be answered.",
             positions.pending_reads.load(Relaxed),
         ),
+        (
+            "machine_halted",
+            gauge,
+            "1 while the machine applies and serves nothing.",
+            u64::from(shared.halted().is_some()),
+        ),
+        (
+            "effect_digest_verified_index",
+            gauge,
+            "Newest checkpoint at which this host's effects were a majority's.",
+            machine.verified_index(),
+        ),
+        ("alarms", gauge, "Alarms of the machine; `telegraft status` says which.", machine.alarms().len() as u64),
     ];
     let mut text = String::new();
     for (name, kind, help, value) in rows {

@@ -10,7 +10,8 @@
 //! | `submit`, `forward` | the way of a write to the leader and back |
 //! | `reads` | the way of a read |
 //! | `transfer` | handing leadership over |
-//! | `client_api`, `native`, `modules_api`, `cluster_api`, `reflection` | the gRPC services |
+//! | `verify` | comparing the replicas while they run |
+//! | `client_api`, `native`, `modules_api`, `machines_api`, `cluster_api`, `reflection` | the gRPC services |
 //! | `http` | metrics and health |
 //! | `errors` | what clients see when something fails |
 
@@ -20,6 +21,7 @@ mod errors;
 mod forward;
 mod http;
 mod inbox;
+mod machines_api;
 mod modules_api;
 mod native;
 mod peer_api;
@@ -32,6 +34,7 @@ mod submit;
 mod threads;
 mod transfer;
 mod turn;
+mod verify;
 mod wire;
 
 use std::{
@@ -48,7 +51,10 @@ use telegraft_node::{
 };
 use telegraft_proto::{
     internal::peer_server::PeerServer,
-    v1::{cluster_server::ClusterServer, modules_server::ModulesServer, telegraft_server::TelegraftServer},
+    v1::{
+        cluster_server::ClusterServer, machines_server::MachinesServer, modules_server::ModulesServer,
+        telegraft_server::TelegraftServer,
+    },
 };
 use telegraft_raft::Raft;
 use telegraft_sandbox::{MachineReader, Sandbox, SandboxOptions};
@@ -63,9 +69,9 @@ use tonic::{
 };
 
 use self::{
-    client_api::Calls, cluster_api::ClusterService, forward::Forward, modules_api::ModulesService,
-    native::NativeService, peer_api::PeerService, reads::Reads, reflection::Reflection, shared::Shared, submit::Writes,
-    threads::Threads, transfer::Transfers,
+    client_api::Calls, cluster_api::ClusterService, forward::Forward, machines_api::MachinesService,
+    modules_api::ModulesService, native::NativeService, peer_api::PeerService, reads::Reads, reflection::Reflection,
+    shared::Shared, submit::Writes, threads::Threads, transfer::Transfers,
 };
 use crate::settings::{LogKind, Settings};
 
@@ -204,6 +210,7 @@ impl Host {
         let raft = Raft::new(start::raft_config(&settings, machine.applied_index()), reader)?;
         let node = Node::new(raft, conf_index, start::node_config(&settings));
         let shared = Shared::new(settings, machine.applied_index());
+        shared.set_halted(machine.halted());
 
         let mut outboxes = Vec::new();
         let mut outbound = Vec::new();
@@ -213,8 +220,9 @@ impl Host {
             outboxes.push((id, outbox));
             outbound.push((id, messages, peers::channel(&peer.address.peer).map_err(anyhow::Error::msg)?));
         }
+        let (proposals, proposed) = mpsc::channel(verify::PROPOSALS_MAX);
         let (threads, node) =
-            Threads::start(node, writer, Box::new(machine), outboxes, shared.clone(), faults.clone())?;
+            Threads::start(node, writer, Box::new(machine), outboxes, shared.clone(), proposals, faults.clone())?;
 
         let mut channels = Vec::new();
         for (id, messages, channel) in outbound {
@@ -229,6 +237,11 @@ impl Host {
         let reads = Reads::start(shared.clone(), node.clone(), Arc::new(machine_reader.clone()), &faults)?;
         let calls = Calls { shared: shared.clone(), writes: writes.clone(), reads };
         let transfers = Transfers::new(shared.clone(), node.clone(), &channels);
+        let checkpoints = verify::propose_checkpoints(shared.clone(), writes.clone());
+        threads::spawn_task("checkpoint", faults.clone(), checkpoints);
+        let carry = verify::carry_proposals(shared.clone(), writes.clone(), proposed);
+        threads::spawn_task("proposals", faults.clone(), carry);
+        threads::spawn_task("halted", faults.clone(), transfers.clone().pass_on_while_halted());
         let peer_service = PeerService { shared: shared.clone(), node, writes, transfers: transfers.clone() };
         Ok(Self { shared, calls, sandbox, machine: machine_reader, peer_service, transfers, threads, faults })
     }
@@ -259,6 +272,7 @@ impl Host {
         let message_max = payload_max.saturating_mul(2).saturating_add(64 << 10);
         let modules =
             ModulesService { calls: self.calls.clone(), sandbox: self.sandbox.clone(), machine: self.machine.clone() };
+        let machines = MachinesService { calls: self.calls.clone(), machine: self.machine.clone() };
         let cluster = ClusterService {
             shared: self.shared.clone(),
             machine: self.machine.clone(),
@@ -271,6 +285,7 @@ impl Host {
                 .max_encoding_message_size(usize::MAX),
         )
         .add_service(ModulesServer::new(modules))
+        .add_service(MachinesServer::new(machines))
         .add_service(ClusterServer::new(cluster))
         .add_service(health_service)
         .add_service(Reflection::<false>::new(self.machine.clone()))
@@ -311,7 +326,7 @@ impl Host {
         listener: TcpListener,
         stopped: watch::Receiver<()>,
     ) -> impl Future<Output = anyhow::Result<()>> + use<> {
-        let router = http::router(self.shared.clone());
+        let router = http::router(self.shared.clone(), self.machine.clone());
         async move {
             axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await.context("the HTTP server failed")
         }
@@ -363,7 +378,10 @@ async fn report_health(mut health: tonic_health::server::HealthReporter, shared:
             named = names;
             published = Some(serving as i32);
         }
-        let mut leadership = shared.leadership.subscribe();
-        let _ = tokio::time::timeout(HEALTH_INTERVAL, leadership.changed()).await;
+        let (mut leadership, mut halted) = (shared.leadership.subscribe(), shared.halted.subscribe());
+        let changed = async {
+            tokio::select! { _ = leadership.changed() => {}, _ = halted.changed() => {} }
+        };
+        let _ = tokio::time::timeout(HEALTH_INTERVAL, changed).await;
     }
 }

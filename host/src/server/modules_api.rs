@@ -1,15 +1,17 @@
-//! `telegraft.v1.Modules`: upload, activation, listing. A module is checked whole on the host that takes it, before
+//! `telegraft.v1.Modules`: upload, activation, the way back, listing. A module is checked whole on the host that takes it, before
 //! anything is replicated; its bytes then travel through the log in chunks.
 
 use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+use telegraft_node::ports::MachineFault;
 use telegraft_proto::{
-    internal::{Activate, Command, ModuleChunk, command::Body},
+    internal::{Activate, Command, ModuleChunk, Rollback, command::Body, rollback::Way},
     v1::{
         ActivateModule, ActivatedModule, DescribeModule, ListModules, ModuleDescription, ModuleInfo, ModuleList,
-        UploadModule, UploadedModule, modules_server::Modules,
+        RollbackModule, RolledBack, UploadModule, UploadedModule, modules_server::Modules,
     },
 };
-use telegraft_sandbox::{Digest, MachineReader, ModuleRecord, Sandbox};
+use telegraft_sandbox::{Digest, MachineReader, ModuleRecord, Sandbox, engine_name};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
@@ -37,6 +39,7 @@ pub struct ModulesService {
 impl Modules for ModulesService {
     async fn upload(&self, request: Request<Streaming<UploadModule>>) -> Result<Response<UploadedModule>, Status> {
         let timeout = timeout(request.metadata());
+        self.calls.check_goes_on()?;
         let bytes = self.receive(request.into_inner()).await?;
         let sandbox = self.sandbox.clone();
         let checked = bytes.clone();
@@ -88,21 +91,42 @@ impl Modules for ModulesService {
         let timeout = timeout(request.metadata());
         let ActivateModule { machine, digest, reuse } = request.into_inner();
         check_machine(&machine)?;
+        self.calls.check_goes_on()?;
         let digest = self.resolve(&digest)?;
         let activate = Activate {
             digest: Bytes::copy_from_slice(&digest.0),
             reuse,
             limits: Some(self.calls.shared.settings.machine.limits()),
+            engine: engine_name().to_owned(),
         };
         let command = Command { body: Some(Body::Activate(activate)), ..Command::default() };
         let deadline = self.calls.writes.deadline(timeout);
         let (index, _) = self.calls.writes.submit(command, deadline).await?;
         // The answer comes from the leader; this host says what was activated once it has done so itself.
-        let mut applied = self.calls.shared.applied.subscribe();
-        let _ = tokio::time::timeout_at(deadline.into(), applied.wait_for(|applied| *applied >= index)).await;
+        self.calls.wait_for(index, deadline).await;
         let module =
             self.records()?.into_iter().find(|record| record.digest == digest).map(|record| self.info(&record));
         Ok(Response::new(ActivatedModule { module, index }))
+    }
+
+    async fn rollback(&self, request: Request<RollbackModule>) -> Result<Response<RolledBack>, Status> {
+        let timeout = timeout(request.metadata());
+        let RollbackModule { machine, discard_since_activation } = request.into_inner();
+        check_machine(&machine)?;
+        self.calls.check_goes_on()?;
+        let to = self.module_before()?;
+        let way = if discard_since_activation { Way::KeptState } else { Way::Unspecified };
+        let rollback =
+            Rollback { digest: Bytes::copy_from_slice(&to.0), way: way.into(), engine: engine_name().to_owned() };
+        let command = Command { body: Some(Body::Rollback(rollback)), ..Command::default() };
+        let deadline = self.calls.writes.deadline(timeout);
+        let (index, reply) = self.calls.writes.submit(command, deadline).await?;
+        let mut done = RolledBack::decode(reply)
+            .map_err(|e| Status::internal(format!("the machine's answer cannot be decoded: {e}")))?;
+        self.calls.wait_for(index, deadline).await;
+        done.module = self.records()?.into_iter().find(|record| record.digest == to).map(|record| self.info(&record));
+        done.index = index;
+        Ok(Response::new(done))
     }
 
     async fn list(&self, request: Request<ListModules>) -> Result<Response<ModuleList>, Status> {
@@ -175,16 +199,42 @@ impl ModulesService {
         }
     }
 
-    fn records(&self) -> Result<Vec<ModuleRecord>, Status> {
-        self.machine.modules().map_err(|fault| {
-            status(Code::DataLoss, Reason::Stopping, Applied::No, "", format!("the machine cannot be read: {fault}"))
+    /// The module that was active before the present one.
+    fn module_before(&self) -> Result<Digest, Status> {
+        let history = self.machine.history(usize::MAX).map_err(unreadable)?;
+        before(history.iter().rev().map(|entry| (entry.what.as_str(), entry.digest))).ok_or_else(|| {
+            let message = "there is no module to go back to: `telegraft machine history` shows what was active";
+            status(Code::FailedPrecondition, Reason::NoModule, Applied::No, "", message)
         })
+    }
+
+    fn records(&self) -> Result<Vec<ModuleRecord>, Status> {
+        self.machine.modules().map_err(unreadable)
     }
 
     fn info(&self, record: &ModuleRecord) -> ModuleInfo {
         let active = self.machine.active().is_some_and(|active| active.record.digest == record.digest);
         module_info(record, active)
     }
+}
+
+/// The machine's database cannot be read.
+pub fn unreadable(fault: MachineFault) -> Status {
+    status(Code::DataLoss, Reason::Stopping, Applied::No, "", format!("the machine cannot be read: {fault}"))
+}
+
+/// The module active before the present one, by a machine's history from its beginning: each activation goes one step
+/// further, each rollback one step back.
+fn before<'a>(history: impl Iterator<Item = (&'a str, Option<Digest>)>) -> Option<Digest> {
+    let mut active: Vec<Digest> = Vec::new();
+    for (what, digest) in history {
+        match what {
+            "activated" => active.extend(digest.filter(|digest| active.last() != Some(digest))),
+            "rolled-back" => drop(active.pop()),
+            _ => {}
+        }
+    }
+    active.iter().nth_back(1).copied()
 }
 
 /// A module as clients see it.
@@ -199,5 +249,25 @@ pub fn module_info(record: &ModuleRecord, active: bool) -> ModuleInfo {
         uploaded_index: record.uploaded_index,
         activated_index: record.activated_index,
         reuse: record.reuse,
+        engine: record.engine.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_module_before_is_found_over_rollbacks() {
+        let digest = |n: u8| Digest([n; 32]);
+        let of = |history: &[(&'static str, u8)]| before(history.iter().map(|(what, n)| (*what, Some(digest(*n)))));
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[("activated", 1)]), None);
+        assert_eq!(of(&[("activated", 1), ("activated", 2)]), Some(digest(1)));
+        assert_eq!(of(&[("activated", 1), ("activated", 2), ("activated", 2)]), Some(digest(1)), "activated again");
+        assert_eq!(of(&[("activated", 1), ("activated", 2), ("activation-refused", 3)]), Some(digest(1)));
+        let back = [("activated", 1), ("activated", 2), ("activated", 3), ("rolled-back", 2)];
+        assert_eq!(of(&back), Some(digest(1)), "a step further back");
+        assert_eq!(of(&back[..2].iter().chain(&[("rolled-back", 1)]).copied().collect::<Vec<_>>()), None);
     }
 }

@@ -21,7 +21,7 @@ use tonic::{
 
 use super::{
     client_api::{Calls, timeout},
-    errors::{Applied, Reason, bad_call, status},
+    errors::{Applied, Reason, bad_call, halted, status},
 };
 
 /// Metadata of a call: who asks.
@@ -110,6 +110,14 @@ impl NativeService {
     }
 
     fn is_query(&self, method: &str) -> Result<bool, Status> {
+        // A write is carried to the leader all the same. What is a read, and what is no method, this host cannot know: the
+        // module that it has may be an old one.
+        if let Some(why) = self.calls.shared.halted()
+            && self.machine.active().and_then(|active| active.is_query(method)) != Some(false)
+        {
+            let leader = self.calls.shared.leadership.borrow().leader;
+            return Err(halted(&why, Applied::No, self.calls.shared.client_address(leader)));
+        }
         let unimplemented = |message| Err(status(Code::Unimplemented, Reason::NotServed, Applied::No, "", message));
         let Some(active) = self.machine.active() else {
             return unimplemented(format!(

@@ -7,7 +7,8 @@ use std::{
 };
 
 use telegraft_proto::internal::{
-    ForwardRequest, RaftEnd, RaftFrame, TransferReply, TransferRequest, peer_server::Peer,
+    ConditionReply, ConditionRequest, ForwardRequest, RaftEnd, RaftFrame, TransferReply, TransferRequest,
+    peer_server::Peer,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -42,6 +43,12 @@ impl Peer for PeerService {
     ) -> Result<Response<Self::ForwardStream>, Status> {
         peers::identify(request.metadata(), &self.shared)?;
         Ok(Response::new(forward::serve(self.shared.clone(), self.writes.clone(), request.into_inner())))
+    }
+
+    async fn condition(&self, request: Request<ConditionRequest>) -> Result<Response<ConditionReply>, Status> {
+        peers::identify(request.metadata(), &self.shared)?;
+        let halted = self.shared.halted().is_some();
+        Ok(Response::new(ConditionReply { halted, applied_index: self.shared.applied_index() }))
     }
 
     async fn transfer(&self, request: Request<TransferRequest>) -> Result<Response<TransferReply>, Status> {

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Code, Status};
 
 use super::{
-    errors::{Applied, Reason, bad_call, rejection, status},
+    errors::{Applied, Reason, bad_call, halted, rejection, status},
     inbox::{Answer, NodeHandle, Refused},
     shared::{Leadership, Shared},
     threads,
@@ -73,12 +73,31 @@ impl Reads {
         Ok(Self { shared, node, jobs })
     }
 
-    /// Runs one read as `consistency` asks, and gives the index it was read at and the answer.
+    /// Runs one read as `consistency` asks, and gives the index it was read at and the answer. A host whose machine has
+    /// halted answers none.
     ///
     /// # Errors
     ///
     /// What the client is to see.
     pub async fn read(
+        &self,
+        method: String,
+        payload: Bytes,
+        consistency: Consistency,
+        min_index: Index,
+        deadline: Instant,
+    ) -> Result<(Index, Bytes), Status> {
+        tokio::select! {
+            biased;
+            why = self.shared.until_halted() => {
+                let leader = self.shared.leadership.borrow().leader;
+                Err(halted(&why, Applied::No, self.shared.client_address(leader)))
+            }
+            answer = self.read_here(method, payload, consistency, min_index, deadline) => answer,
+        }
+    }
+
+    async fn read_here(
         &self,
         method: String,
         payload: Bytes,

@@ -75,6 +75,10 @@ pub struct Positions {
     pub log_writes: AtomicU64,
     /// Elections this host saw: changes of the term.
     pub term_changes: AtomicU64,
+    /// Newest applied entry that did something, checkpoints and their answers left aside; 0 for none since the start.
+    pub work: AtomicU64,
+    /// Newest applied checkpoint; 0 for none since the start.
+    pub checkpoint: AtomicU64,
 }
 
 /// See the head of this file.
@@ -87,6 +91,8 @@ pub struct Shared {
     pub leadership: watch::Sender<Leadership>,
     /// Newest applied index.
     pub applied: watch::Sender<Index>,
+    /// Why the machine applies nothing more, and what to do about it; none while all is well.
+    pub halted: watch::Sender<Option<Arc<str>>>,
     /// Every other host, by rising id.
     pub peers: Vec<PeerState>,
     /// Positions and counters.
@@ -114,6 +120,7 @@ impl Shared {
             started: Instant::now(),
             leadership: watch::Sender::new(Leadership { role: Role::Follower, leader: 0, term: 0 }),
             applied: watch::Sender::new(applied),
+            halted: watch::Sender::new(None),
             peers,
             positions: Positions::default(),
             leading_since_ms: AtomicU64::new(0),
@@ -155,6 +162,40 @@ impl Shared {
     /// Newest applied index.
     pub fn applied_index(&self) -> Index {
         *self.applied.borrow()
+    }
+
+    /// Why the machine applies nothing more, if so.
+    pub fn halted(&self) -> Option<Arc<str>> {
+        self.halted.borrow().clone()
+    }
+
+    /// The machine says whether it has halted, and why.
+    pub fn set_halted(&self, why: Option<String>) {
+        self.halted.send_if_modified(|now| {
+            let changed = now.as_deref() != why.as_deref();
+            if changed {
+                match &why {
+                    Some(why) => tracing::error!(
+                        why,
+                        "the machine has halted: this host votes and keeps the log, and serves nothing"
+                    ),
+                    None => tracing::info!("the machine goes on"),
+                }
+                *now = why.map(Arc::from);
+            }
+            changed
+        });
+    }
+
+    /// Returns when the machine has halted, with the reason.
+    pub async fn until_halted(&self) -> Arc<str> {
+        let mut halted = self.halted.subscribe();
+        let found = halted.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match found {
+            Some(why) => why,
+            // The sender is our own: it cannot be gone while we are here.
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether this host leads.

@@ -30,6 +30,8 @@ const ROOM_KIBIBYTES: usize = 256 << 10;
 /// Entries applied since a write began, after which this host no longer sends it again by itself: half of what the machine
 /// remembers of sessions.
 const RETRY_ENTRIES_MAX: u64 = telegraft_sandbox::REMEMBERED / 2;
+/// Election timeouts for which a write waits for a leader whose machine has halted to hand over; then it is refused.
+const HALTED_PATIENCE_TIMEOUTS: u32 = 4;
 
 /// Takes writes in. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +47,8 @@ enum Attempt {
     Answered(Result<(Index, Bytes), Status>),
     /// Certainly not applied: another attempt is safe.
     NotApplied,
+    /// The same, since the leader's machine has halted: it is about to hand over, if there is anyone to hand over to.
+    Halted(Status),
     /// Perhaps applied: another attempt is safe only for a write with a session.
     Unknown(Status),
 }
@@ -76,6 +80,7 @@ impl Writes {
         let mut leadership = self.shared.leadership.subscribe();
         let mut perhaps_applied = Applied::No;
         let begun_at = self.shared.applied_index();
+        let halted_patience = Instant::now() + self.shared.settings.raft.election_max * HALTED_PATIENCE_TIMEOUTS;
         let Ok(_room) = self.room.clone().try_acquire_many_owned(kibibytes(&command)) else {
             return Err(self.overloaded());
         };
@@ -86,6 +91,11 @@ impl Writes {
                 Leadership { role: Role::Leader, .. } => self.propose(command.clone(), deadline).await,
                 Leadership { leader: 0, .. } => Attempt::NotApplied,
                 Leadership { leader, .. } => match self.call_leader(leader, &command, deadline, has_session).await {
+                    Forwarded::Answered(Err(refused)) => match errors::is_of_halted(&refused) {
+                        Some(Applied::No) => Attempt::Halted(refused),
+                        Some(_) => Attempt::Unknown(refused),
+                        None => Attempt::Answered(Err(refused)),
+                    },
                     Forwarded::Answered(answer) => Attempt::Answered(answer),
                     Forwarded::NotSent | Forwarded::NotLeader => Attempt::NotApplied,
                     Forwarded::TimedOut { sent } => Attempt::Answered(Err(self.deadline_passed(sent))),
@@ -103,7 +113,10 @@ impl Writes {
                     return answer.map_err(errors::in_doubt);
                 }
                 Attempt::Answered(answer) => return answer,
-                Attempt::NotApplied => {}
+                Attempt::Halted(refused) if halted_patience.min(deadline) <= Instant::now() => {
+                    return Err(if perhaps_applied == Applied::No { refused } else { errors::in_doubt(refused) });
+                }
+                Attempt::NotApplied | Attempt::Halted(_) => {}
                 Attempt::Unknown(status) if has_session => {
                     perhaps_applied = Applied::Unknown;
                     // Beyond the machine's memory of sessions a retry would be a second write.
@@ -128,11 +141,16 @@ impl Writes {
         match self.propose(command, deadline).await {
             Attempt::Answered(answer) => Some(answer),
             Attempt::NotApplied => None,
-            Attempt::Unknown(status) => Some(Err(status)),
+            Attempt::Halted(status) | Attempt::Unknown(status) => Some(Err(status)),
         }
     }
 
+    /// Proposes here, and waits for the outcome. A host whose machine has halted proposes nothing: it could not say what
+    /// became of it.
     async fn propose(&self, mut command: Command, deadline: Instant) -> Attempt {
+        if let Some(why) = self.shared.halted() {
+            return Attempt::Halted(errors::halted(&why, Applied::No, self.leader_address()));
+        }
         stamp(&mut command);
         let data = Bytes::from(command.encode_to_vec());
         let receiver = match self.node.write(data, deadline) {
@@ -140,7 +158,14 @@ impl Writes {
             Err(Refused::Full) => return Attempt::Answered(Err(self.overloaded())),
             Err(Refused::Stopped) => return Attempt::Answered(Err(self.stopping(Applied::No))),
         };
-        match tokio::time::timeout_at(deadline.into(), receiver).await {
+        let answer = tokio::select! {
+            biased;
+            answer = tokio::time::timeout_at(deadline.into(), receiver) => answer,
+            why = self.shared.until_halted() => {
+                return Attempt::Unknown(errors::halted(&why, Applied::Unknown, self.leader_address()));
+            }
+        };
+        match answer {
             Ok(Ok(Answer::Outcome(WriteOutcome::Applied { index, outcome }))) => {
                 Attempt::Answered(outcome.map(|reply| (index, reply)).map_err(rejection))
             }
@@ -223,8 +248,11 @@ impl Writes {
     }
 
     fn status(&self, code: Code, reason: Reason, applied: Applied, message: impl Into<String>) -> Status {
-        let leader = self.shared.leadership.borrow().leader;
-        status(code, reason, applied, self.shared.client_address(leader), message)
+        status(code, reason, applied, self.leader_address(), message)
+    }
+
+    fn leader_address(&self) -> &str {
+        self.shared.client_address(self.shared.leadership.borrow().leader)
     }
 }
 

@@ -18,13 +18,16 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures::FutureExt as _;
+use prost::Message as _;
 use telegraft_node::{
     AppliedEntry, Input, Node,
     ports::{LogReader, LogWrite, LogWriter, Machine},
 };
-use telegraft_raft::{Entry, Message, NodeId, Snapshot};
+use telegraft_proto::internal::{Command, command::Body};
+use telegraft_raft::{Entry, EntryKind, Message, NodeId, Snapshot};
 use tokio::sync::mpsc;
 
 use super::{
@@ -37,6 +40,9 @@ use super::{
 const ENTRIES_PER_APPLY_MAX: usize = 1_024;
 /// Appends that one write of the log takes in.
 const APPENDS_PER_WRITE_MAX: usize = 1_024;
+
+/// A command longer than this is neither a checkpoint nor a report (some 60 bytes each): it is not looked into.
+const VERIFICATION_BYTES_MAX: usize = 128;
 
 /// The threads of one node.
 pub struct Threads {
@@ -76,13 +82,15 @@ pub enum MachineWork {
 }
 
 impl Threads {
-    /// Starts the node's threads. A fault of any of them is sent to `faults`; the process should then end.
+    /// Starts the node's threads. What the machine asks to be proposed goes to `proposals`. A fault of any of them is sent to
+    /// `faults`; the process should then end.
     pub fn start<S: LogReader>(
         node: Node<S, Waiter>,
         writer: Box<dyn LogWriter>,
         machine: Box<dyn Machine>,
         outboxes: Outboxes,
         shared: Arc<Shared>,
+        proposals: mpsc::Sender<Bytes>,
         faults: mpsc::UnboundedSender<String>,
     ) -> std::io::Result<(Self, NodeHandle)> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -97,8 +105,9 @@ impl Threads {
         let log_shared = shared.clone();
         handles.push(spawn("log", faults.clone(), move || log_loop(writer, &log_inbox, &log_done, &log_shared))?);
         let apply_shared = shared.clone();
-        handles
-            .push(spawn("apply", faults.clone(), move || apply_loop(machine, &machine_inbox, &done, &apply_shared))?);
+        handles.push(spawn("apply", faults.clone(), move || {
+            apply_loop(machine, &machine_inbox, &done, &apply_shared, &proposals)
+        })?);
         let turn = Turn {
             node,
             shared,
@@ -175,6 +184,7 @@ fn apply_loop(
     inbox: &Receiver<MachineWork>,
     done: &Sender<Done>,
     shared: &Shared,
+    proposals: &mpsc::Sender<Bytes>,
 ) -> Result<(), String> {
     let mut waiting = None;
     while let Some(work) = waiting.take().or_else(|| inbox.recv().ok()) {
@@ -187,11 +197,24 @@ fn apply_loop(
                         Err(_) => break,
                     }
                 }
-                let _ = done.send(Done::Applied(apply(machine.as_mut(), &entries, shared)?));
+                // A machine that has halted stays where it is: the core sees no progress, and soon hands out no more.
+                if shared.halted().is_some() {
+                    continue;
+                }
+                let applied = apply(machine.as_mut(), &entries, shared)?;
+                if !applied.is_empty() {
+                    let _ = done.send(Done::Applied(applied));
+                }
+                for proposal in machine.take_proposals() {
+                    // One that finds no room is lost, which does no harm.
+                    let _ = proposals.try_send(proposal);
+                }
             }
             MachineWork::Restore(snapshot) => {
                 machine.restore(&snapshot).map_err(|fault| fault.to_string())?;
                 tracing::info!(index = snapshot.meta.index, "the machine was restored from the leader's snapshot");
+                // Another state may be one that it can go on from.
+                shared.set_halted(machine.halted());
                 shared.applied.send_replace(machine.applied_index());
                 let _ = done.send(Done::Restored);
             }
@@ -202,14 +225,32 @@ fn apply_loop(
 
 fn apply(machine: &mut dyn Machine, entries: &[Entry], shared: &Shared) -> Result<Vec<AppliedEntry>, String> {
     let outcomes = machine.apply(entries).map_err(|fault| fault.to_string())?;
-    if outcomes.len() != entries.len() {
+    let halted = machine.halted();
+    if outcomes.len() > entries.len() || (outcomes.len() < entries.len() && halted.is_none()) {
         return Err(format!("the machine answered {} of {} entries", outcomes.len(), entries.len()));
     }
-    count(&shared.positions.entries_applied, entries.len() as u64);
+    count(&shared.positions.entries_applied, outcomes.len() as u64);
     count(&shared.positions.apply_batches, 1);
+    entries.iter().take(outcomes.len()).for_each(|entry| note(entry, shared));
+    // Before the index is told: who waits for that must not read a state that is not to be trusted.
+    shared.set_halted(halted);
     shared.applied.send_replace(machine.applied_index());
-    let outcomes = entries.iter().zip(outcomes);
-    Ok(outcomes.map(|(entry, outcome)| AppliedEntry { index: entry.index, term: entry.term, outcome }).collect())
+    let applied = entries.iter().zip(outcomes);
+    Ok(applied.map(|(entry, outcome)| AppliedEntry { index: entry.index, term: entry.term, outcome }).collect())
+}
+
+/// Notes whether an applied entry is a checkpoint, and whether it gives reason for another one.
+fn note(entry: &Entry, shared: &Shared) {
+    if entry.kind != EntryKind::Normal || entry.data.is_empty() {
+        return;
+    }
+    let short = entry.data.len() <= VERIFICATION_BYTES_MAX;
+    let body = if short { Command::decode(entry.data.clone()).ok().and_then(|command| command.body) } else { None };
+    match body {
+        Some(Body::Checkpoint(_)) => shared.positions.checkpoint.store(entry.index, Relaxed),
+        Some(Body::DigestReport(_)) => {}
+        _ => shared.positions.work.store(entry.index, Relaxed),
+    }
 }
 
 fn count(counter: &AtomicU64, by: u64) {

@@ -1,4 +1,4 @@
-//! Handing leadership over: on an operator's wish, and before a planned stop. Owns the choice of who is to lead, the way of
+//! Handing leadership over: on an operator's wish, before a planned stop, and while the machine has halted. Owns the choice of who is to lead, the way of
 //! the wish to the leader, and the wait until it is fulfilled.
 
 use std::{
@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use telegraft_proto::internal::{TransferReply, TransferRequest, peer_client::PeerClient};
+use telegraft_proto::internal::{ConditionRequest, TransferReply, TransferRequest, peer_client::PeerClient};
 use telegraft_raft::{Configuration, Index, NodeId, Raft, Role, Storage, Term};
 use tonic::{Code, Request, Status, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -20,6 +20,11 @@ use super::{
 
 /// Pause before the wish is brought to a leader again.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Pause before a host whose machine has halted, and that leads, looks again for one that could lead instead.
+const HALTED_PAUSE: Duration = Duration::from_millis(500);
+/// How long another host may take to say how its machine is.
+const CONDITION_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why leadership cannot go where it was wished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,6 +236,55 @@ impl Transfers {
             }
         }
         true
+    }
+
+    /// For as long as the host lives: whenever it leads while its machine has halted, gets another voter to lead whose
+    /// machine has not. Where there is none it goes on leading: those that could serve may come back.
+    pub async fn pass_on_while_halted(self) {
+        let mut leadership = self.shared.leadership.subscribe();
+        loop {
+            self.shared.until_halted().await;
+            if leadership.wait_for(|now| now.role == Role::Leader).await.is_err() {
+                return;
+            }
+            // It may have been restored meanwhile.
+            if self.shared.halted().is_some() && !self.pass_on().await {
+                tokio::time::sleep(HALTED_PAUSE).await;
+            }
+        }
+    }
+
+    /// Tries the voters whose machines go on, the most advanced first; says whether one of them leads.
+    async fn pass_on(&self) -> bool {
+        let asked = self.channels.iter().map(|(id, channel)| self.applied_unless_halted(*id, channel.clone()));
+        let mut sound: Vec<(Index, NodeId)> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+        sound.sort_unstable_by_key(|(applied, id)| (std::cmp::Reverse(*applied), *id));
+        for (_, id) in sound {
+            match self.node.hand_over(Some(id)).await {
+                Ok(Ok(_)) => {
+                    let mut leadership = self.shared.leadership.subscribe();
+                    let moved = leadership.wait_for(|now| now.role != Role::Leader && now.leader != 0);
+                    // The core gives up after an election timeout.
+                    let patience = self.shared.settings.raft.election_max;
+                    if tokio::time::timeout(patience, moved).await.is_ok_and(|moved| moved.is_ok()) {
+                        tracing::info!(to = id, "leadership was handed over: the machine here has halted");
+                        return true;
+                    }
+                }
+                Ok(Err(unfit)) => tracing::debug!(?unfit, to = id, "leadership is not handed over"),
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    /// What another host's machine has applied; nothing where it has halted or does not say.
+    async fn applied_unless_halted(&self, id: NodeId, channel: Channel) -> Option<(Index, NodeId)> {
+        let mut request = Request::new(ConditionRequest { group: GROUP });
+        introduce(&mut request, &self.shared);
+        let mut peer = PeerClient::new(channel);
+        let reply = tokio::time::timeout(CONDITION_TIMEOUT, peer.condition(request)).await.ok()?.ok()?.into_inner();
+        (!reply.halted).then_some((reply.applied_index, id))
     }
 
     fn unfit(&self, unfit: Unfit) -> Status {

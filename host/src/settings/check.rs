@@ -21,6 +21,9 @@ const ENTRY_OVERHEAD: u64 = 4096;
 /// Ticks of an election timeout below which nothing worth having is left of a lease.
 const LEASE_ELECTION_TICKS_MIN: u32 = 6;
 
+/// Shortest time between two comparisons of the replicas: each costs an entry, and one more for each host.
+const DIGEST_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
 /// Every rule that the settings break.
 pub(super) fn check(settings: &Settings) -> Vec<Finding> {
     let mut findings = Findings(Vec::new());
@@ -164,6 +167,12 @@ fn times(settings: &Settings, findings: &mut Findings) {
     if raft.read == ReadKind::Lease {
         lease(settings, findings);
     }
+    let interval = settings.machine.digest_interval;
+    if !interval.is_zero() && interval < DIGEST_INTERVAL_MIN {
+        let (least, interval) = (format_duration(DIGEST_INTERVAL_MIN), format_duration(interval));
+        findings
+            .push(&["machine.digest_interval"], format!("must be 0s (never) or at least {least}, and is {interval}"));
+    }
     let requests = &settings.requests;
     for (key, time) in [("requests.timeout", requests.timeout), ("requests.timeout_max", requests.timeout_max)] {
         if time.is_zero() {
@@ -203,7 +212,7 @@ fn lease(settings: &Settings, findings: &mut Findings) {
 
 fn bounds(settings: &Settings, findings: &mut Findings) {
     let (raft, requests, machine) = (&settings.raft, &settings.requests, &settings.machine);
-    let numbers: [(&'static str, u64, u64, u64); 15] = [
+    let numbers: [(&'static str, u64, u64, u64); 17] = [
         ("raft.message_bytes_max", raft.message_bytes_max, 1024, 64 << 20),
         ("raft.inflight_messages_max", raft.inflight_messages_max as u64, 1, 65_536),
         ("raft.inflight_bytes_max", raft.inflight_bytes_max, 1024, 4 << 30),
@@ -217,6 +226,8 @@ fn bounds(settings: &Settings, findings: &mut Findings) {
         ("machine.rows", machine.rows, 1, Limits::MAX.rows),
         ("machine.result_bytes", machine.result_bytes, 1, Limits::MAX.result_bytes),
         ("machine.reply_bytes", machine.reply_bytes, 1, Limits::MAX.reply_bytes),
+        ("machine.value_bytes", machine.value_bytes, 1, Limits::MAX.value_bytes),
+        ("machine.database_bytes", machine.database_bytes, 1, Limits::MAX.database_bytes),
         ("machine.module_bytes_max", machine.module_bytes_max, 1, MODULE_BYTES_MAX),
         ("machine.query_threads", machine.query_threads as u64, 1, 256),
     ];
@@ -325,6 +336,13 @@ mod tests {
         assert_eq!(keys(|s| s.requests.timeout = ms(60_001)), ["requests.timeout"]);
         let settings = Settings::default();
         assert_eq!((settings.raft.heartbeat_ticks(), settings.raft.election_ticks()), (5, 15));
+    }
+
+    #[test]
+    fn replicas_are_compared_now_and_then_or_never() {
+        assert_eq!(keys(|s| s.machine.digest_interval = Duration::ZERO), [""; 0]);
+        assert_eq!(keys(|s| s.machine.digest_interval = Duration::from_millis(99)), ["machine.digest_interval"]);
+        assert_eq!(keys(|s| s.machine.digest_interval = Duration::from_millis(100)), [""; 0]);
     }
 
     #[test]

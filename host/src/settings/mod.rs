@@ -12,6 +12,7 @@ mod units;
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Serialize;
+use telegraft_sandbox::Limits;
 
 pub use keys::{KEYS, Key};
 pub use load::{Loaded, Mistake, Mistakes, Origin, Sources, load};
@@ -174,8 +175,9 @@ pub struct RequestSettings {
     pub pending_max: usize,
 }
 
-/// The budgets that this host puts into an activation (they decide results, so they are replicated), and what each host
-/// decides for itself: `module_bytes_max` at upload, and `query_threads`.
+/// The budgets that a machine begins with: its first activation carries those of the host that proposes it, and after that
+/// they are changed through the log alone (`telegraft machine limits --set`), for they decide results. And what each host
+/// decides for itself: `module_bytes_max` at upload, `digest_interval` where it leads, and `query_threads`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MachineSettings {
     /// Wasm fuel of one call.
@@ -187,21 +189,31 @@ pub struct MachineSettings {
     pub sql_steps: u64,
     /// Rows of one query result.
     pub rows: u64,
-    /// Bytes of one query result, and of one value.
+    /// Bytes of one query result.
     #[serde(serialize_with = "units::serialize_size")]
     pub result_bytes: u64,
     /// Bytes of one reply.
     #[serde(serialize_with = "units::serialize_size")]
     pub reply_bytes: u64,
-    /// Bytes of one module.
+    /// Bytes of one value in a statement, a parameter or a row.
+    #[serde(serialize_with = "units::serialize_size")]
+    pub value_bytes: u64,
+    /// Bytes of all rows of all the module's tables, counted logically.
+    #[serde(serialize_with = "units::serialize_size")]
+    pub database_bytes: u64,
+    /// Bytes of one module: larger ones are refused at upload, before the machine's own budget is asked.
     #[serde(serialize_with = "units::serialize_size")]
     pub module_bytes_max: u64,
+    /// While something happens, how often the leader has the replicas compare what they did. Zero: never.
+    #[serde(serialize_with = "units::serialize_duration")]
+    pub digest_interval: Duration,
     /// Threads that answer reads.
     pub query_threads: usize,
 }
 
 impl MachineSettings {
-    /// The part that travels with an activation.
+    /// The part that travels with an activation, and counts in a machine's first. The budget of modules' bytes is left at its
+    /// default: at first this host's own bound decides.
     pub fn limits(&self) -> telegraft_proto::internal::Limits {
         telegraft_proto::internal::Limits {
             fuel: self.fuel,
@@ -210,6 +222,9 @@ impl MachineSettings {
             rows: self.rows,
             result_bytes: self.result_bytes,
             reply_bytes: self.reply_bytes,
+            value_bytes: self.value_bytes,
+            database_bytes: self.database_bytes,
+            module_bytes: 0,
         }
     }
 }
@@ -272,7 +287,10 @@ impl Default for Settings {
                 rows: 100_000,
                 result_bytes: 16 * MIB,
                 reply_bytes: 4 * MIB,
+                value_bytes: Limits::DEFAULT.value_bytes,
+                database_bytes: Limits::DEFAULT.database_bytes,
                 module_bytes_max: 32 * MIB,
+                digest_interval: Duration::from_secs(10),
                 query_threads: 2,
             },
             telemetry: TelemetrySettings { log_level: "info".into(), log_format: LogFormat::Text },
