@@ -14,7 +14,7 @@ use telegraft_proto::{
     chat::chat_client::ChatClient,
     v1::{
         CallReply, Consistency, GetStatus, HostStatus, ReadCall, WriteCall, cluster_client::ClusterClient,
-        modules_client::ModulesClient, telegraft_client::TelegraftClient,
+        machines_client::MachinesClient, modules_client::ModulesClient, telegraft_client::TelegraftClient,
     },
 };
 use tonic::{
@@ -71,6 +71,11 @@ impl HostClient {
     /// Uploading and activating modules.
     pub fn modules(&self) -> ModulesClient<Channel> {
         ModulesClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Machines' budgets and past.
+    pub fn machines(&self) -> MachinesClient<Channel> {
+        MachinesClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// What the host says of itself.

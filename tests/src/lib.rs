@@ -15,4 +15,5 @@ pub mod host;
 pub mod http;
 pub mod polling;
 pub mod ports;
+pub mod probe;
 pub mod process;

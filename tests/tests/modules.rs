@@ -290,7 +290,8 @@ async fn a_host_that_missed_the_swap_makes_it_when_it_comes_back() -> Result<()>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_modules_are_refused_with_the_reason_and_nothing_is_replicated() -> Result<()> {
-    let tables = "[machine]\nmodule_bytes_max = 1048576\n".to_owned();
+    // Nothing else may be replicated meanwhile: no checkpoints.
+    let tables = "[machine]\nmodule_bytes_max = 1048576\ndigest_interval = \"0s\"\n".to_owned();
     let mut cluster = Cluster::start_with(Plan { tables, ..Default::default() }).await?;
     cluster.install(CHAT).await?;
 
