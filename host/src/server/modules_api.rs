@@ -199,10 +199,10 @@ impl ModulesService {
         }
     }
 
-    /// The module that was active before the present one.
+    /// The module that a rollback would go back to, as this host has applied it.
     fn module_before(&self) -> Result<Digest, Status> {
-        let history = self.machine.history(usize::MAX).map_err(unreadable)?;
-        before(history.iter().rev().map(|entry| (entry.what.as_str(), entry.digest))).ok_or_else(|| {
+        let found = self.machine.module_before().map_err(unreadable)?;
+        found.map(|record| record.digest).ok_or_else(|| {
             let message = "there is no module to go back to: `telegraft machine history` shows what was active";
             status(Code::FailedPrecondition, Reason::NoModule, Applied::No, "", message)
         })
@@ -223,20 +223,6 @@ pub fn unreadable(fault: MachineFault) -> Status {
     status(Code::DataLoss, Reason::Stopping, Applied::No, "", format!("the machine cannot be read: {fault}"))
 }
 
-/// The module active before the present one, by a machine's history from its beginning: each activation goes one step
-/// further, each rollback one step back.
-fn before<'a>(history: impl Iterator<Item = (&'a str, Option<Digest>)>) -> Option<Digest> {
-    let mut active: Vec<Digest> = Vec::new();
-    for (what, digest) in history {
-        match what {
-            "activated" => active.extend(digest.filter(|digest| active.last() != Some(digest))),
-            "rolled-back" => drop(active.pop()),
-            _ => {}
-        }
-    }
-    active.iter().nth_back(1).copied()
-}
-
 /// A module as clients see it.
 pub fn module_info(record: &ModuleRecord, active: bool) -> ModuleInfo {
     ModuleInfo {
@@ -250,24 +236,5 @@ pub fn module_info(record: &ModuleRecord, active: bool) -> ModuleInfo {
         activated_index: record.activated_index,
         reuse: record.reuse,
         engine: record.engine.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_module_before_is_found_over_rollbacks() {
-        let digest = |n: u8| Digest([n; 32]);
-        let of = |history: &[(&'static str, u8)]| before(history.iter().map(|(what, n)| (*what, Some(digest(*n)))));
-        assert_eq!(of(&[]), None);
-        assert_eq!(of(&[("activated", 1)]), None);
-        assert_eq!(of(&[("activated", 1), ("activated", 2)]), Some(digest(1)));
-        assert_eq!(of(&[("activated", 1), ("activated", 2), ("activated", 2)]), Some(digest(1)), "activated again");
-        assert_eq!(of(&[("activated", 1), ("activated", 2), ("activation-refused", 3)]), Some(digest(1)));
-        let back = [("activated", 1), ("activated", 2), ("activated", 3), ("rolled-back", 2)];
-        assert_eq!(of(&back), Some(digest(1)), "a step further back");
-        assert_eq!(of(&back[..2].iter().chain(&[("rolled-back", 1)]).copied().collect::<Vec<_>>()), None);
     }
 }

@@ -1,5 +1,5 @@
-//! Handing leadership over: on an operator's wish, before a planned stop, and while the machine has halted. Owns the choice of who is to lead, the way of
-//! the wish to the leader, and the wait until it is fulfilled.
+//! Handing leadership over: on an operator's wish, before a planned stop, and while the machine has halted. Owns the choice
+//! of who is to lead, the way of the wish to the leader, and the wait until it is fulfilled.
 
 use std::{
     sync::Arc,
