@@ -256,3 +256,134 @@ fn note(entry: &Entry, shared: &Shared) {
 fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Relaxed);
 }
+
+#[cfg(test)]
+mod tests {
+    use telegraft_node::ports::{MachineFault, Outcome};
+    use telegraft_proto::internal::{Call, Checkpoint, DigestReport};
+    use telegraft_raft::{ConfState, Index, SnapshotMeta};
+
+    use super::*;
+    use crate::settings::Settings;
+
+    /// A machine that halts at an entry, as one does whose engine is not that of the activation.
+    struct Halting {
+        applied: Index,
+        /// The entry that it does not apply, until it is restored.
+        at: Option<Index>,
+        /// Whether it says that it has halted.
+        says_so: bool,
+    }
+
+    impl Machine for Halting {
+        fn applied_index(&self) -> Index {
+            self.applied
+        }
+
+        fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, MachineFault> {
+            let before = |entry: &&Entry| self.at.is_none_or(|at| entry.index < at);
+            let done: Vec<Outcome> = entries.iter().take_while(before).map(|_| Ok(Bytes::new())).collect();
+            self.applied += done.len() as u64;
+            Ok(done)
+        }
+
+        fn make_durable(&mut self) -> Result<Index, MachineFault> {
+            Ok(self.applied)
+        }
+
+        fn snapshot(&mut self) -> Result<Bytes, MachineFault> {
+            Ok(Bytes::new())
+        }
+
+        fn restore(&mut self, snapshot: &Snapshot) -> Result<(), MachineFault> {
+            (self.applied, self.at) = (snapshot.meta.index, None);
+            Ok(())
+        }
+
+        fn restored_from(&self) -> Option<SnapshotMeta> {
+            None
+        }
+
+        fn halted(&self) -> Option<String> {
+            self.at.filter(|at| self.says_so && self.applied + 1 == *at).map(|at| format!("another engine at {at}"))
+        }
+
+        fn take_proposals(&mut self) -> Vec<Bytes> {
+            vec![Bytes::from(self.applied.to_string())]
+        }
+    }
+
+    fn entries(indexes: std::ops::RangeInclusive<Index>) -> MachineWork {
+        let entry = |index| Entry { term: 1, index, kind: EntryKind::Normal, data: Bytes::new() };
+        MachineWork::Apply(indexes.map(entry).collect())
+    }
+
+    /// What the apply thread does with this work, and what the host knows afterwards.
+    fn done_with(
+        machine: Halting,
+        work: impl IntoIterator<Item = MachineWork>,
+    ) -> (Result<(), String>, Vec<Vec<Index>>, Arc<Shared>, Vec<Bytes>) {
+        let shared = Shared::new(Settings::default(), machine.applied);
+        let (done, done_inbox) = unbounded();
+        let (proposals, mut proposed) = mpsc::channel(8);
+        let (to_machine, inbox) = unbounded();
+        for one in work {
+            to_machine.send(one).unwrap();
+        }
+        drop(to_machine);
+        let result = apply_loop(Box::new(machine), &inbox, &done, &shared, &proposals);
+        drop((done, proposals));
+        let applied = done_inbox.iter().filter_map(|done| match done {
+            Done::Applied(entries) => Some(entries.iter().map(|entry| entry.index).collect()),
+            _ => None,
+        });
+        let applied = applied.collect();
+        (result, applied, shared, std::iter::from_fn(|| proposed.try_recv().ok()).collect())
+    }
+
+    #[test]
+    fn a_machine_that_halts_answers_what_came_before_and_leaves_the_rest_until_it_is_restored() {
+        let halting = || Halting { applied: 0, at: Some(4), says_so: true };
+        let snapshot = |index| {
+            let conf_state = ConfState { voters: vec![1], ..ConfState::default() };
+            MachineWork::Restore(Snapshot { meta: SnapshotMeta { conf_state, index, term: 1 }, data: Bytes::new() })
+        };
+        let (result, applied, shared, proposed) = done_with(halting(), [entries(1..=6)]);
+        assert_eq!((result, applied), (Ok(()), vec![vec![1, 2, 3]]));
+        assert_eq!(shared.halted().as_deref(), Some("another engine at 4"));
+        assert_eq!((shared.applied_index(), proposed), (3, vec![Bytes::from("3")]), "asked for up to where it got");
+
+        // What is handed over later is drained; a snapshot brings it back, whatever came between.
+        let (_, applied, shared, _) = done_with(halting(), [entries(1..=6), snapshot(3), entries(4..=5)]);
+        assert_eq!(applied, [vec![1, 2, 3], vec![4, 5]]);
+        assert_eq!((shared.halted(), shared.applied_index()), (None, 5));
+        let nothing = Halting { applied: 3, ..halting() };
+        assert!(done_with(nothing, [entries(4..=6)]).1.is_empty(), "no answer without an entry");
+    }
+
+    #[test]
+    fn answers_that_are_missing_without_a_reason_are_a_fault() {
+        let (result, applied, ..) = done_with(Halting { applied: 0, at: Some(4), says_so: false }, [entries(1..=6)]);
+        assert!(result.unwrap_err().contains("3 of 6 entries"), "nobody may wait for ever");
+        assert!(applied.is_empty());
+    }
+
+    #[test]
+    fn checkpoints_and_their_answers_are_no_work() {
+        let shared = Shared::new(Settings::default(), 0);
+        let seen = |index, body: Option<Body>| {
+            let data = Bytes::from(Command { time_us: u64::MAX, body, ..Command::default() }.encode_to_vec());
+            note(&Entry { term: 1, index, kind: EntryKind::Normal, data }, &shared);
+            (shared.positions.work.load(Relaxed), shared.positions.checkpoint.load(Relaxed))
+        };
+        let digest = Bytes::from_static(&[0xff; 32]);
+        assert_eq!(seen(1, Some(Body::Call(Call::default()))), (1, 0));
+        assert_eq!(seen(2, Some(Body::Checkpoint(Checkpoint { voters: u32::MAX }))), (1, 2));
+        let report = DigestReport { index: u64::MAX, host_id: u64::MAX, digest };
+        assert_eq!(seen(3, Some(Body::DigestReport(report))), (1, 2), "short enough to be looked into");
+        let long = Call { payload: Bytes::from_static(&[0; VERIFICATION_BYTES_MAX]), ..Call::default() };
+        assert_eq!(seen(4, Some(Body::Call(long))), (4, 2));
+        note(&Entry { term: 2, index: 5, kind: EntryKind::Normal, data: Bytes::new() }, &shared);
+        assert_eq!(shared.positions.work.load(Relaxed), 4, "a new leader's empty entry");
+    }
+}
