@@ -13,12 +13,53 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod component;
 mod error;
 pub mod javascript;
 mod manifest;
 pub mod python;
+pub mod rust;
+mod scaffold;
 pub mod service;
+mod sources;
 pub mod tool;
 
+use std::{fs, path::Path};
+
+pub use component::{Built, check};
 pub use error::BuildError;
 pub use manifest::{Language, MANIFEST_FILE, Manifest, check_name, wit_folder};
+pub use scaffold::{Scaffolded, new};
+pub use sources::{Sources, project_of};
+
+/// Builds the project in a folder, and checks what comes of it. The component's file is replaced as a whole, once the new one
+/// is known to be good. What happens is told to `say`, a line at a time.
+///
+/// # Errors
+///
+/// A missing tool, a manifest that says nonsense, sources that do not compile, or a component that no host would take.
+pub fn build(project: &Path, say: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
+    let manifest = Manifest::load(project)?;
+    let out = manifest.out(project);
+    let folder = out.parent().unwrap_or(project);
+    fs::create_dir_all(folder).map_err(BuildError::at(folder))?;
+    // Hidden, and of the same folder, so that it can be renamed in one step.
+    let unfinished = folder.join(format!(".{}.unfinished.wasm", manifest.name));
+    let built = (match manifest.language {
+        Language::Rust => rust::build(project, &manifest, &unfinished, say),
+        Language::Python => python::build(project, &manifest, &unfinished, say),
+        Language::Javascript => javascript::build(project, &manifest, &unfinished, say),
+    })
+    .and_then(|()| check(&unfinished));
+    match built {
+        Ok(built) => {
+            fs::rename(&unfinished, &out).map_err(BuildError::at(&out))?;
+            Ok(Built { file: out, ..built })
+        }
+        Err(error) => {
+            // It may never have been written; what went wrong is said by the error.
+            let _ = fs::remove_file(&unfinished);
+            Err(error)
+        }
+    }
+}

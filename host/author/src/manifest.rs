@@ -72,7 +72,8 @@ pub struct Manifest {
     pub version: Option<String>,
     /// What it is written in.
     pub language: Language,
-    /// The `.proto` file with the module's service.
+    /// The `.proto` file with the module's service. Empty for Rust, where the package's build script names it.
+    #[serde(default)]
     pub proto: PathBuf,
     /// The folder that imports in `.proto` files begin at; `proto` where it is not given.
     #[serde(default = "default_proto_root")]
@@ -110,7 +111,17 @@ impl Manifest {
         };
         let manifest: Self = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         check_name(&manifest.name).map_err(&wrong)?;
-        let paths = [Some(&manifest.proto), Some(&manifest.proto_root), manifest.main.as_ref(), manifest.out.as_ref()];
+        if manifest.language == Language::Rust {
+            if !manifest.proto.as_os_str().is_empty() {
+                return Err(wrong(
+                    "proto is for other languages; in Rust the package's build.rs names the file".to_owned(),
+                ));
+            }
+        } else if manifest.proto.as_os_str().is_empty() {
+            return Err(wrong("the key proto is missing: the .proto file with the module's service".to_owned()));
+        }
+        let proto = Some(&manifest.proto).filter(|proto| !proto.as_os_str().is_empty());
+        let paths = [proto, Some(&manifest.proto_root), manifest.main.as_ref(), manifest.out.as_ref()];
         for path in paths.into_iter().flatten() {
             let inside = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
             if !inside || path.as_os_str().is_empty() {
@@ -169,17 +180,18 @@ mod tests {
 
     #[test]
     fn a_manifest_needs_name_language_and_proto() {
-        let manifest = load("name = \"my-poll\"\nlanguage = \"rust\"\nproto = \"proto/poll.proto\"").unwrap();
-        assert_eq!(manifest.language, Language::Rust);
+        let manifest = load("name = \"my-poll\"\nlanguage = \"python\"\nproto = \"proto/poll.proto\"").unwrap();
+        assert_eq!(manifest.language, Language::Python);
         assert_eq!(manifest.proto_root, Path::new("proto"));
         assert_eq!(manifest.out(Path::new("p")), Path::new("p/my-poll.wasm"));
         for (text, part) in [
-            ("name = \"my-poll\"\nlanguage = \"rust\"", "missing field `proto`"),
+            ("name = \"my-poll\"\nlanguage = \"python\"", "key proto is missing"),
+            ("name = \"my-poll\"\nlanguage = \"rust\"\nproto = \"a\"", "build.rs"),
             ("name = \"my-poll\"\nlanguage = \"cobol\"\nproto = \"a\"", "cobol"),
-            ("name = \"my-poll\"\nlanguage = \"rust\"\nproto = \"a\"\ncolour = 1", "colour"),
+            ("name = \"my-poll\"\nlanguage = \"python\"\nproto = \"a\"\ncolour = 1", "colour"),
             ("name = \"My Poll\"\nlanguage = \"rust\"\nproto = \"a\"", "is no name"),
-            ("name = \"my-poll\"\nlanguage = \"rust\"\nproto = \"../a\"", "inside the project"),
-            ("name = \"my-poll\"\nlanguage = \"rust\"\nproto = \"a\"\nout = \"\"", "inside the project"),
+            ("name = \"my-poll\"\nlanguage = \"python\"\nproto = \"../a\"", "inside the project"),
+            ("name = \"my-poll\"\nlanguage = \"python\"\nproto = \"a\"\nout = \"\"", "inside the project"),
             ("name = ", "telegraft.toml"),
         ] {
             let error = load(text).unwrap_err();
