@@ -29,6 +29,7 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "telegraft",
         &[
+            "telegraft-author",
             "telegraft-raft",
             "telegraft-node",
             "telegraft-log",
@@ -37,6 +38,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "(telegraft-modules)",
         ],
     ),
+    ("telegraft-author", &[]),
     ("telegraft-proto", &[]),
     ("telegraft-guest", &[]),
     ("telegraft-guest-build", &[]),

@@ -15,6 +15,9 @@ use crate::{MANIFEST_FILE, Manifest};
 /// Folders that builds and tools write to, wherever in the project they are.
 const GENERATED: [&str; 4] = ["target", "node_modules", "__pycache__", "telegraft-dev"];
 
+/// Files that builds write themselves.
+const LOCKS: [&str; 2] = ["Cargo.lock", "package-lock.json"];
+
 /// Files of a project that are looked at, at most: beyond, it is no module's project.
 const FILES_MAX: usize = 10_000;
 

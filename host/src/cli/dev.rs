@@ -1,9 +1,6 @@
 //! `dev`: a whole cluster on this machine until Ctrl-C.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use comfy_table::Cell;
@@ -16,8 +13,9 @@ use super::{
     connect::Connection,
     descriptors::Service,
     failure::Failure,
-    module::{activate, digest_of, info_json, list, read, upload},
+    module::info_json,
     output::{Output, number, short_digest},
+    watch::{Source, Watcher, active, bring_in, may_be_mended},
 };
 
 /// Distance between the ports of two hosts.
@@ -40,9 +38,12 @@ pub struct DevArgs {
     /// Hosts of the cluster
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     hosts: u16,
-    /// Component to upload and activate
-    #[arg(long, value_name = "FILE")]
+    /// Component to upload and activate, or the folder of a project (`telegraft module new`), which is built first
+    #[arg(long, value_name = "FILE|DIR")]
     module: Option<PathBuf>,
+    /// Build and swap the module whenever its file or a source of its project changes; the data are kept
+    #[arg(long, requires = "module")]
+    watch: bool,
     /// Folder for data and logs
     #[arg(long, value_name = "DIR", default_value = "telegraft-dev")]
     data: PathBuf,
@@ -59,11 +60,21 @@ pub struct DevArgs {
 pub async fn run(args: &DevArgs, timeout: Duration, output: Output) -> Result<(), Failure> {
     // Before the first child, so that a signal at any moment stops them all.
     let mut stop = StopSignals::new()?;
-    let module = args.module.as_deref().map(read).transpose()?;
+    let source = args.module.as_deref().map(Source::of);
     let ports: Vec<Ports> = (0..args.hosts)
         .map(|host| args.base_port + host * PORTS_PER_HOST)
         .map(|port| Ports { client: port, peer: port + 1, http: port + 2 })
         .collect();
+    let addresses: Vec<String> = ports.iter().map(|ports| format!("127.0.0.1:{}", ports.client)).collect();
+    let watched = source.clone().filter(|_| args.watch);
+    let mut watcher = watched.map(|source| Watcher::new(source, addresses, timeout, args.activate_reuse, output));
+    let module = match &source {
+        Some(source) => tokio::select! {
+            module = source.bytes(output) => go_on_if_watched(module, args.watch, output)?,
+            () = stop.wait() => return Ok(()),
+        },
+        None => None,
+    };
     let mut cluster = LocalCluster::prepare(&args.data, &ports)?;
     cluster.start()?;
 
@@ -71,12 +82,22 @@ pub async fn run(args: &DevArgs, timeout: Duration, output: Output) -> Result<()
         let leader = cluster.wait_for_leader(LEADER_LIMIT).await?;
         let address = cluster.hosts.iter().find(|host| host.id == leader).map(|host| host.client()).unwrap_or_default();
         let connection = Connection::to_any(&[address], timeout).await?;
-        let module = match module {
-            Some(bytes) => Some(bring_in(&connection, bytes, args.activate_reuse, output).await?),
-            None => list(&connection).await?.into_iter().find(|module| module.active),
+        if let Some(bytes) = module {
+            let brought = bring_in(&connection, bytes, args.activate_reuse, output).await;
+            go_on_if_watched(brought, args.watch, output)?;
+        }
+        let module = active(&connection).await?;
+        introduce(&cluster, args, leader, module.as_ref(), &connection, output).await?;
+        let swap = async {
+            match &mut watcher {
+                Some(watcher) => watcher.run().await,
+                None => std::future::pending().await,
+            }
         };
-        introduce(&cluster, &args.data, leader, module.as_ref(), &connection, output).await?;
-        watch(&mut cluster, output).await
+        tokio::select! {
+            result = watch(&mut cluster, output) => result,
+            () = swap => Ok(()),
+        }
     };
     let result = tokio::select! {
         result = until_stopped => result,
@@ -118,33 +139,28 @@ impl StopSignals {
     }
 }
 
-/// Uploads and activates, where it is not active already.
-async fn bring_in(
-    connection: &Connection,
-    bytes: bytes::Bytes,
-    reuse: bool,
-    output: Output,
-) -> Result<ModuleInfo, Failure> {
-    let digest = digest_of(&bytes);
-    let active = list(connection).await?.into_iter().find(|module| module.active);
-    if let Some(active) = active.filter(|module| module.digest == digest && module.reuse == reuse) {
-        return Ok(active);
+/// With `--watch` the next change may mend what failed: it is said, and `None`.
+fn go_on_if_watched<T>(result: Result<T, Failure>, watch: bool, output: Output) -> Result<Option<T>, Failure> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(failure) if watch && may_be_mended(&failure) => {
+            failure.report(output.json);
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
-    let uploaded = upload(connection, bytes, !output.json).await?;
-    let activated = activate(connection, &uploaded.digest, reuse).await?;
-    activated.module.ok_or_else(|| Failure::refused("the host did not say what it has activated"))
 }
 
 /// Says what runs where, and what to try.
 async fn introduce(
     cluster: &LocalCluster,
-    data: &Path,
+    args: &DevArgs,
     leader: u64,
     module: Option<&ModuleInfo>,
     connection: &Connection,
     output: Output,
 ) -> Result<(), Failure> {
-    let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+    let data = std::path::absolute(&args.data).unwrap_or_else(|_| args.data.clone());
     if output.json {
         let hosts: Vec<_> = cluster
             .hosts
@@ -183,6 +199,9 @@ async fn introduce(
     output.line("\ntry:");
     for line in suggestions(cluster, module.is_some(), connection).await {
         output.line(&format!("  {line}"));
+    }
+    if let Some(module) = args.module.as_deref().filter(|_| args.watch) {
+        output.line(&format!("\nwatching {}: what changes is swapped, the data are kept", module.display()));
     }
     output.line("\nstop with Ctrl-C");
     Ok(())

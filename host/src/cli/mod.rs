@@ -1,6 +1,7 @@
 //! The command line: what there is to type, and the exit codes. Each command has a file of its own; `cluster` runs a
 //! cluster of child processes for `dev` and `bench`.
 
+mod author;
 mod call;
 mod cluster;
 mod connect;
@@ -13,6 +14,7 @@ mod output;
 mod serve;
 mod status;
 mod transfer;
+mod watch;
 
 use std::{future::Future, process::ExitCode, time::Duration};
 
@@ -36,6 +38,7 @@ Examples:
   telegraft module activate kv.wasm                upload another module and switch to it
   telegraft machine limits --set fuel=500000000    change a budget, on every host alike
   telegraft cluster transfer-leader --to 2         have host 2 lead
+  telegraft module new my-poll --language rust     begin a module of your own
   telegraft serve --config host.toml               one host of a real cluster
   telegraft config > host.toml                     all settings, to begin from
 
@@ -181,6 +184,11 @@ mod tests {
         for line in [
             "serve --config h.toml --raft-tick 5ms",
             "dev --hosts 5 --module m.wasm --activate-reuse",
+            "dev --module my-poll --watch",
+            "module new my-poll --language rust",
+            "module new my-poll --language javascript folder",
+            "module build",
+            "module build my-poll",
             "status --hosts a:1,b:2 --digest",
             "cluster transfer-leader",
             "cluster transfer-leader --to 2",
@@ -220,6 +228,9 @@ mod tests {
             "telegraft machine limits --set fule=5",
             "telegraft machine limits --set fuel=5MiB",
             "telegraft machine limits --set value_bytes=0",
+            "telegraft dev --watch",
+            "telegraft module new my-poll",
+            "telegraft module new my-poll --language cobol",
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}: {error}");

@@ -18,6 +18,7 @@ use telegraft_sandbox::{Sandbox, SandboxOptions};
 use tokio_stream::StreamExt;
 
 use super::{
+    author,
     connect::Connection,
     failure::{Failure, was_rejected},
     output::{Output, grouped, number, short_digest},
@@ -32,6 +33,10 @@ const UPLOAD_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 /// `telegraft module`
 #[derive(Subcommand, Debug)]
 pub enum ModuleCommand {
+    /// Make a project for a module of your own, in Rust, Python or JavaScript. Needs no cluster
+    New(author::NewArgs),
+    /// Build a project's component. Needs no cluster
+    Build(author::BuildArgs),
     /// Upload a component; it is checked whole before anything is replicated
     Upload {
         /// The component
@@ -79,6 +84,8 @@ pub struct RollbackArgs {
 /// Runs a `module` command.
 pub async fn run(hosts: &[String], timeout: Duration, command: &ModuleCommand, output: Output) -> Result<(), Failure> {
     match command {
+        ModuleCommand::New(args) => author::new(args, output),
+        ModuleCommand::Build(args) => author::build(args, output),
         ModuleCommand::Inspect { file } => inspect(file, output),
         ModuleCommand::Upload { file } => {
             let bytes = read(file)?;
