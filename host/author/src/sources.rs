@@ -75,8 +75,11 @@ fn look_into(folder: &Path, out: Option<&Path>, seen: &mut BTreeMap<PathBuf, (Op
     for entry in entries.flatten() {
         let (path, name) = (entry.path(), entry.file_name());
         let Some(name) = name.to_str() else { continue };
-        let generated =
-            GENERATED.contains(&name) || name.starts_with('.') || name.ends_with(".wasm") || name.ends_with('~');
+        let generated = GENERATED.contains(&name)
+            || LOCKS.contains(&name)
+            || name.starts_with('.')
+            || name.ends_with(".wasm")
+            || name.ends_with('~');
         if generated || out == Some(path.as_path()) || seen.len() >= FILES_MAX {
             continue;
         }
