@@ -13,9 +13,53 @@ use std::{
 /// Where a template's files come from, from the root of the repository: the constant's name, and pairs of a file or folder
 /// with its place in the project.
 const TEMPLATES: [(&str, &[(&str, &str)]); 3] = [
-    ("RUST", &[("host/author/templates/rust", "")]),
+    (
+        "RUST",
+        &[
+            ("host/author/templates/rust", ""),
+            ("tests/modules/poll/build.rs", "build.rs"),
+            ("tests/modules/poll/proto", "proto"),
+            ("tests/modules/poll/src", "src"),
+        ],
+    ),
     ("PYTHON", &[("host/author/templates/python", "")]),
     ("JAVASCRIPT", &[("host/author/templates/javascript", "")]),
+];
+
+/// Where our own poll speaks of itself: the place in the project, and what stands there instead, as a template has it. Whoever
+/// changes the poll is told here.
+const ADAPTED: [(&str, &[(&str, &str)]); 3] = [
+    (
+        "src/lib.rs",
+        &[
+            (
+                "//! The poll module: `poll.v1.Polls` as a replicated state machine. The same module is written in Python and JavaScript, and\n\
+                 //! gives the same replies there.\n",
+                "//! A poll, `poll.v1.Polls`, as a replicated state machine: people put a question, vote, and change their vote until\n\
+                 //! the poll is closed.\n",
+            ),
+            ("guest_poll", "{{snake}}"),
+            ("    name: \"poll\",\n    version: \"0.1.0\",\n", "    name: \"{{name}}\",\n"),
+        ],
+    ),
+    (
+        "src/tests.rs",
+        &[
+            (
+                "//! Every method and every refusal, with the words that the module has in every language.",
+                "//! Every method and every refusal.",
+            ),
+            ("(\"poll\", \"0.1.0\", 1)", "(\"{{name}}\", env!(\"CARGO_PKG_VERSION\"), 1)"),
+            ("module poll has no", "module {{name}} has no"),
+        ],
+    ),
+    (
+        "proto/poll.proto",
+        &[(
+            "// Polls: the example module, written in Rust, Python and JavaScript alike.\n",
+            "// The service of this module.\n",
+        )],
+    ),
 ];
 
 /// What every project gets.
@@ -38,6 +82,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         for (source, place) in *sources {
             println!("cargo::rerun-if-changed={}", root.join(source).display());
             gather(&root.join(source), place, &mut files)?;
+        }
+        if *name == "RUST" {
+            adapt(&mut files, &out)?;
         }
         if *name == "GUEST" {
             let manifest = out.join("guest-workspace.toml");
@@ -74,6 +121,24 @@ fn gather(source: &Path, place: &str, files: &mut Vec<(String, PathBuf)>) -> Res
         }
         let place = if place.is_empty() { name.to_owned() } else { format!("{place}/{name}") };
         gather(&path, &place, files)?;
+    }
+    Ok(())
+}
+
+/// Puts adapted copies, as templates, in the place of the files that [`ADAPTED`] names.
+fn adapt(files: &mut [(String, PathBuf)], out: &Path) -> Result<(), Box<dyn Error>> {
+    for (number, (place, changes)) in ADAPTED.iter().enumerate() {
+        let file = files.iter_mut().find(|(at, _)| at == place).ok_or_else(|| format!("the poll has no {place}"))?;
+        let mut text = fs::read_to_string(&file.1)?;
+        for (from, to) in *changes {
+            if !text.contains(from) {
+                return Err(format!("{}: ADAPTED in host/author/build.rs looks for {from:?}", file.1.display()).into());
+            }
+            text = text.replace(from, to);
+        }
+        let adapted = out.join(format!("adapted-{number}"));
+        fs::write(&adapted, text)?;
+        *file = (format!("{place}.template"), adapted);
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ pub mod chat;
 pub mod client;
 pub mod cluster;
 pub mod command;
+pub mod dev;
 pub mod host;
 pub mod http;
 pub mod polling;

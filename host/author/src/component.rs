@@ -73,7 +73,7 @@ pub fn check(file: &Path) -> Result<Built, BuildError> {
     }
     if !exports.iter().any(|name| name == MACHINE) {
         return Err(wrong(format!(
-            "it does not export {MACHINE}; in Rust, `telegraft_guest::export!` makes a type the module"
+            "it does not export {MACHINE}; in Rust, `telegraft_guest::module!` makes it of a type"
         )));
     }
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
