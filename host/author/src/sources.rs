@@ -26,13 +26,18 @@ const FILES_MAX: usize = 10_000;
 pub struct Sources(BTreeMap<PathBuf, (Option<SystemTime>, u64)>);
 
 impl Sources {
-    /// Looks at a project's folder or a file. What cannot be read is not there.
-    pub fn look(at: &Path) -> Self {
+    /// Looks at a project's folder or a file. What cannot be read is not there. Whatever lies in `except` does not count: a
+    /// folder that something else writes to, wherever it is.
+    pub fn look(at: &Path, except: Option<&Path>) -> Self {
         let mut seen = BTreeMap::new();
         match fs::metadata(at) {
             Ok(metadata) if metadata.is_dir() => {
-                let out = Manifest::load(at).ok().map(|manifest| manifest.out(at));
-                look_into(at, out.as_deref(), &mut seen);
+                // As the file system knows them, whatever way they were named.
+                let at = at.canonicalize().unwrap_or_else(|_| at.to_owned());
+                let except = except.and_then(|except| except.canonicalize().ok());
+                let out = Manifest::load(&at).ok().map(|manifest| manifest.out(&at));
+                let passed_over = |path: &Path| Some(path) == except.as_deref() || Some(path) == out.as_deref();
+                look_into(&at, &at, &passed_over, &mut seen);
             }
             Ok(metadata) => {
                 seen.insert(at.to_owned(), stamp(&metadata));
@@ -42,7 +47,7 @@ impl Sources {
         Self(seen)
     }
 
-    /// The files that are new, gone or other than in an earlier look.
+    /// The files that are new, gone or other than in an earlier look; a project's relative to it.
     pub fn changed_since(&self, earlier: &Self) -> Vec<PathBuf> {
         let other = |(path, stamp): (&PathBuf, _)| (earlier.0.get(path) != Some(stamp)).then(|| path.clone());
         let gone = earlier.0.keys().filter(|path| !self.0.contains_key(*path)).cloned();
@@ -70,7 +75,12 @@ fn stamp(metadata: &Metadata) -> (Option<SystemTime>, u64) {
     (metadata.modified().ok(), metadata.len())
 }
 
-fn look_into(folder: &Path, out: Option<&Path>, seen: &mut BTreeMap<PathBuf, (Option<SystemTime>, u64)>) {
+fn look_into(
+    folder: &Path,
+    root: &Path,
+    passed_over: &impl Fn(&Path) -> bool,
+    seen: &mut BTreeMap<PathBuf, (Option<SystemTime>, u64)>,
+) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let (path, name) = (entry.path(), entry.file_name());
@@ -80,14 +90,14 @@ fn look_into(folder: &Path, out: Option<&Path>, seen: &mut BTreeMap<PathBuf, (Op
             || name.starts_with('.')
             || name.ends_with(".wasm")
             || name.ends_with('~');
-        if generated || out == Some(path.as_path()) || seen.len() >= FILES_MAX {
+        if generated || passed_over(&path) || seen.len() >= FILES_MAX {
             continue;
         }
         // Links are not followed: they could lead in circles.
         match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => look_into(&path, out, seen),
+            Ok(metadata) if metadata.is_dir() => look_into(&path, root, passed_over, seen),
             Ok(metadata) => {
-                seen.insert(path, stamp(&metadata));
+                seen.insert(path.strip_prefix(root).unwrap_or(&path).to_owned(), stamp(&metadata));
             }
             Err(_) => {}
         }
@@ -108,28 +118,41 @@ mod tests {
         let manifest = "name = \"my-poll\"\nlanguage = \"rust\"\nout = \"made.bin\"";
         fs::write(at(MANIFEST_FILE), manifest).unwrap();
         fs::write(at("src/lib.rs"), "one").unwrap();
-        let first = Sources::look(folder.path());
+        let first = Sources::look(folder.path(), None);
         assert_eq!(first.0.len(), 2, "{first:?}");
         for path in ["target/release/x.rs", "node_modules/a/index.js", ".git/HEAD", "made.bin", "my-poll.wasm"] {
             fs::write(at(path), "made").unwrap();
         }
-        assert_eq!(Sources::look(folder.path()), first);
+        assert_eq!(Sources::look(folder.path(), None), first);
 
         fs::write(at("src/lib.rs"), "two and more").unwrap();
-        let second = Sources::look(folder.path());
-        assert_eq!(second.changed_since(&first), [at("src/lib.rs")]);
+        let second = Sources::look(folder.path(), None);
+        assert_eq!(second.changed_since(&first), [Path::new("src/lib.rs")]);
         fs::remove_file(at("src/lib.rs")).unwrap();
-        assert_eq!(Sources::look(folder.path()).changed_since(&second), [at("src/lib.rs")]);
+        assert_eq!(Sources::look(folder.path(), None).changed_since(&second), [Path::new("src/lib.rs")]);
+    }
+
+    #[test]
+    fn a_folder_that_others_write_to_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data/host-1");
+        let look = || Sources::look(folder.path(), Some(&folder.path().join("x/../data")));
+        let first = Sources::look(folder.path(), Some(&folder.path().join("data")));
+        fs::create_dir_all(&data).unwrap();
+        fs::create_dir(folder.path().join("x")).unwrap();
+        fs::write(data.join("log"), "text").unwrap();
+        assert_eq!(look(), first);
+        assert_ne!(Sources::look(folder.path(), None), first);
     }
 
     #[test]
     fn one_file_is_watched_alone() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("m.wasm");
-        assert!(Sources::look(&file).is_empty());
+        assert!(Sources::look(&file, None).is_empty());
         fs::write(&file, "a").unwrap();
-        let first = Sources::look(&file);
+        let first = Sources::look(&file, None);
         fs::write(&file, "ab").unwrap();
-        assert_eq!(Sources::look(&file).changed_since(&first), [file]);
+        assert_eq!(Sources::look(&file, None).changed_since(&first), [file]);
     }
 }

@@ -67,7 +67,8 @@ pub async fn run(args: &DevArgs, timeout: Duration, output: Output) -> Result<()
         .collect();
     let addresses: Vec<String> = ports.iter().map(|ports| format!("127.0.0.1:{}", ports.client)).collect();
     let watched = source.clone().filter(|_| args.watch);
-    let mut watcher = watched.map(|source| Watcher::new(source, addresses, timeout, args.activate_reuse, output));
+    let mut watcher =
+        watched.map(|source| Watcher::new(source, args.data.clone(), addresses, timeout, args.activate_reuse, output));
     let module = match &source {
         Some(source) => tokio::select! {
             module = source.bytes(output) => go_on_if_watched(module, args.watch, output)?,

@@ -100,6 +100,8 @@ pub async fn active(connection: &Connection) -> Result<Option<ModuleInfo>, Failu
 /// Looks at a source, and swaps what changes.
 pub struct Watcher {
     source: Source,
+    /// The hosts' data, which may lie in the project.
+    data: PathBuf,
     /// As they were when they were last built.
     seen: Sources,
     /// Any of these hosts will do.
@@ -111,9 +113,16 @@ pub struct Watcher {
 
 impl Watcher {
     /// Begins before the source is built for the first time, so that a change during that build counts.
-    pub fn new(source: Source, hosts: Vec<String>, timeout: Duration, reuse: bool, output: Output) -> Self {
-        let seen = Sources::look(source.path());
-        Self { source, seen, hosts, timeout, reuse, output }
+    pub fn new(
+        source: Source,
+        data: PathBuf,
+        hosts: Vec<String>,
+        timeout: Duration,
+        reuse: bool,
+        output: Output,
+    ) -> Self {
+        let seen = Sources::look(source.path(), Some(&data));
+        Self { source, data, seen, hosts, timeout, reuse, output }
     }
 
     /// Watches for ever.
@@ -130,18 +139,22 @@ impl Watcher {
         }
     }
 
+    fn look(&self) -> Sources {
+        Sources::look(self.source.path(), Some(&self.data))
+    }
+
     /// Waits until something has changed and stays as it is for a moment.
     async fn change(&mut self) -> Vec<PathBuf> {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let mut now = Sources::look(self.source.path());
+            let mut now = self.look();
             // A file that is gone is about to be written anew, or there is nothing to build.
             if now == self.seen || now.is_empty() {
                 continue;
             }
             loop {
                 tokio::time::sleep(SETTLED).await;
-                let later = Sources::look(self.source.path());
+                let later = self.look();
                 if later == now {
                     break;
                 }
@@ -165,13 +178,7 @@ impl Watcher {
     }
 
     fn tell_change(&self, changed: &[PathBuf]) {
-        let names: Vec<String> = changed
-            .iter()
-            .map(|path| {
-                path.strip_prefix(self.source.path()).ok().filter(|rest| !rest.as_os_str().is_empty()).unwrap_or(path)
-            })
-            .map(|path| path.display().to_string())
-            .collect();
+        let names: Vec<String> = changed.iter().map(|path| path.display().to_string()).collect();
         if self.output.json {
             return self.tell_machine(json!({ "event": "changed", "files": names }));
         }
@@ -249,7 +256,8 @@ mod tests {
         let file = folder.path().join("a.wasm");
         std::fs::write(&file, "one").unwrap();
         let output = Output { json: true, colour: false };
-        let mut watcher = Watcher::new(Source::of(&file), Vec::new(), Duration::from_secs(1), false, output);
+        let mut watcher =
+            Watcher::new(Source::of(&file), PathBuf::new(), Vec::new(), Duration::from_secs(1), false, output);
         std::fs::remove_file(&file).unwrap();
         let write = async {
             tokio::time::sleep(LOOK_INTERVAL * 2).await;
@@ -258,7 +266,7 @@ mod tests {
             std::fs::write(&file, "two, whole").unwrap();
         };
         let (changed, ()) = tokio::join!(watcher.change(), write);
-        assert_eq!(watcher.seen, Sources::look(&file));
+        assert_eq!(watcher.seen, Sources::look(&file, None));
         let again = tokio::time::timeout(LOOK_INTERVAL * 3, watcher.change()).await;
         assert!(again.is_err(), "nothing has changed since: {again:?}");
         assert_eq!(changed, [file]);
