@@ -15,6 +15,7 @@
 
 mod component;
 mod error;
+mod generated;
 pub mod javascript;
 mod manifest;
 pub mod python;
