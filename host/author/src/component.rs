@@ -68,7 +68,9 @@ pub fn check(file: &Path) -> Result<Built, BuildError> {
              would differ between hosts. Take time and ids from the context, and data from the store"
         )));
     }
-    if let Some(foreign) = exports.iter().find(|name| *name != MACHINE && *name != DOWNGRADE) {
+    // Interfaces, that is; componentize-py leaves an instance of its own behind, which no one can name.
+    let is_foreign = |name: &&String| name.contains(':') && *name != MACHINE && *name != DOWNGRADE;
+    if let Some(foreign) = exports.iter().find(is_foreign) {
         return Err(wrong(format!("it exports {foreign}, which no host asks for")));
     }
     if !exports.iter().any(|name| name == MACHINE) {
