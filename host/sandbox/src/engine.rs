@@ -41,8 +41,8 @@ pub(crate) const INSTANCES_MAX: u32 = 64;
 /// Guest instances that queries may have alive at one time in one engine.
 pub(crate) const QUERY_INSTANCES_MAX: u32 = 40;
 
-/// Core instances in one component. A Rust guest has 3; a Python interpreter about 20.
-const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 32;
+/// Core instances in one component. Modules in Rust and JavaScript have 3; one in Python has 38, most of them CPython's libraries.
+const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 64;
 
 /// Linear memories in one component.
 const MEMORIES_PER_COMPONENT_MAX: u32 = 2;
