@@ -40,6 +40,8 @@ pub enum Request {
     Write(Box<Command>),
     /// A read of a key.
     Read(Consistency, u64),
+    /// A read by method and payload, of a client outside.
+    Query(Consistency, Box<(String, Bytes)>),
 }
 
 /// What comes back.
@@ -446,14 +448,14 @@ fn guest_call(key: u64, op: &KvOp) -> GuestCall {
 }
 
 /// Commands that upload a module, in parts of at most `part` bytes.
-pub fn upload(module: &'static [u8], part: usize) -> Vec<Body> {
+pub fn upload(module: &[u8], part: usize) -> Vec<Body> {
     let digest = Bytes::copy_from_slice(&telegraft_sandbox::Digest::of(module).0);
-    let chunk = |(number, data): (usize, &'static [u8])| {
+    let chunk = |(number, data): (usize, &[u8])| {
         Body::ModuleChunk(ModuleChunk {
             digest: digest.clone(),
             size: module.len() as u64,
             offset: (number * part) as u64,
-            data: Bytes::from_static(data),
+            data: Bytes::copy_from_slice(data),
             ..ModuleChunk::default()
         })
     };

@@ -261,11 +261,12 @@ impl World {
             return;
         }
         self.swapped = true;
-        let mut there = upload(telegraft_modules::CHAT, 64 << 10);
-        there.push(activate(telegraft_modules::CHAT));
+        let mut there = upload(self.modules.other, 64 << 10);
+        there.push(activate(self.modules.other));
         let busy = self.operator().is_busy();
         self.operator().operate(0, there);
-        self.operator().operate(300_000, vec![activate(telegraft_modules::KV)]);
+        let back = activate(self.modules.store);
+        self.operator().operate(300_000, vec![back]);
         if !busy {
             self.wake_operator();
         }

@@ -16,6 +16,9 @@
 //! A violation is shrunk ([`shrink`]): faults are left out as long as the same rule still breaks, and what remains is told
 //! as a readable trace.
 //!
+//! The feature `campaigns` (on by default) is all that draws such worlds. Without it the world is still there, to be
+//! filled from outside ([`outside`]): `telegraft module test` runs modules of users in it.
+//!
 //! # Where to look
 //!
 //! | file | owns |
@@ -27,6 +30,7 @@
 //! | `disk/`, `machine/` | the log's model disk; the machines and what power losses leave of them |
 //! | `network.rs` | links and weather |
 //! | `clients.rs`, `talk.rs` | what clients ask and remember; how requests and answers travel |
+//! | `outside.rs` | the world for others: their clients, their modules, faults when they say so |
 //! | `judge/`, `linearizability/` | the checkers |
 //! | `defects.rs` | known bugs that can be put back, to see that the checkers find them |
 
@@ -42,11 +46,15 @@ pub mod judge;
 pub mod linearizability;
 pub mod machine;
 pub mod network;
+pub mod outside;
+pub mod panics;
 mod phases;
 pub mod plan;
 pub mod process;
+#[cfg(feature = "campaigns")]
 pub mod run;
 pub mod settings;
+#[cfg(feature = "campaigns")]
 pub mod shrink;
 mod stages;
 mod talk;

@@ -356,6 +356,9 @@ impl Running {
     /// The machine's own defect.
     pub fn apply(&mut self, entries: &[Entry]) -> Result<Vec<AppliedEntry>, MachineFault> {
         let outcomes = self.machine.apply(entries)?;
+        if let Some(why) = self.machine.halted() {
+            return Err(MachineFault(format!("it halted: {why}")));
+        }
         if outcomes.len() != entries.len() {
             return Err(MachineFault(format!("{} outcomes for {} entries", outcomes.len(), entries.len())));
         }

@@ -1,17 +1,13 @@
 //! One seed from beginning to end.
 
-use std::{
-    cell::{Cell, RefCell},
-    panic::{AssertUnwindSafe, catch_unwind},
-};
-
 use crate::{
     judge::Violation,
     machine::{MachineDisk, plain::PlainDisk, wasm::WasmDisk},
+    panics::caught,
     plan::{self, Planned},
     settings::{MachineKind, Settings},
     trace::Digest,
-    world::{Tally, World},
+    world::{Modules, Tally, World},
 };
 
 /// What is to be run.
@@ -79,23 +75,7 @@ pub struct Report {
     pub lines: Vec<String>,
 }
 
-thread_local! {
-    static IN_A_WORLD: Cell<bool> = const { Cell::new(false) };
-    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
-}
-
-/// Panics of the worlds become violations; their texts are kept instead of printed.
-pub fn keep_panics_quiet() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if !IN_A_WORLD.get() {
-            return usual(info);
-        }
-        let place = info.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
-        let what = info.payload_as_str().unwrap_or("a panic without words").to_owned();
-        LAST_PANIC.with(|last| *last.borrow_mut() = Some(format!("{what} ({place})")));
-    }));
-}
+pub use crate::panics::keep_panics_quiet;
 
 impl Run {
     /// Runs it, on this thread.
@@ -109,16 +89,11 @@ impl Run {
                 MachineKind::Wasm => Box::new(WasmDisk::new()?),
             })
         };
-        let mut world = World::new(self.settings(), self.plan(), &machine, self.trace)?;
-        IN_A_WORLD.set(true);
-        let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
-        IN_A_WORLD.set(false);
-        let violation = match ended {
+        let modules = Modules { store: telegraft_modules::KV, other: telegraft_modules::CHAT };
+        let mut world = World::new(self.settings(), self.plan(), modules, &machine, self.trace)?;
+        let violation = match caught(|| world.run()) {
             Ok(ended) => ended.err(),
-            Err(_) => {
-                let what = LAST_PANIC.with(|last| last.borrow_mut().take());
-                Some(Violation { checker: 'P', what: format!("panic: {}", what.unwrap_or_default()) })
-            }
+            Err(what) => Some(Violation { checker: 'P', what: format!("panic: {what}") }),
         };
         if let Some(violation) = &violation {
             let now = world.now;

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use telegraft_node::Input;
+use bytes::Bytes;
+use telegraft_node::{Input, Write};
 use telegraft_raft::{
     Message, MessageKind, NodeId, Role, Snapshot,
     defects::{self, Defect},
@@ -203,6 +204,7 @@ impl World {
             MachineJob::Apply(entries) => {
                 let applied_before = running.machine.applied_index();
                 let applied = running.apply(&entries).map_err(|fault| defect(&fault))?;
+                let proposals = running.machine.take_proposals();
                 self.judge.applied(node, &applied, applied_before)?;
                 let last = applied.last().map_or(0, |entry| entry.index);
                 let outcomes =
@@ -212,6 +214,7 @@ impl World {
                     return Ok(());
                 }
                 self.input(node, Input::Applied(applied));
+                self.propose(node, proposals);
             }
             MachineJob::Restore(snapshot) => {
                 running.machine.restore(&snapshot).map_err(|fault| defect(&fault))?;
@@ -260,6 +263,15 @@ impl World {
         }
         self.start_machine(node);
         Ok(())
+    }
+
+    /// What a machine asks to be proposed; only a leader's wishes are heard. Nobody waits for it.
+    fn propose(&mut self, node: NodeId, proposals: Vec<Bytes>) {
+        for data in proposals {
+            if let Some(responder) = self.nobody_waits(node) {
+                self.input(node, Input::Write(Write { data, responder }));
+            }
+        }
     }
 
     pub(crate) fn compare_digest(&mut self, node: NodeId) -> Result<(), Violation> {

@@ -10,6 +10,7 @@ use telegraft_raft::NodeId;
 use crate::{
     clients::{Consistency, Reply, Request, Step, get_call},
     judge::{Violation, violation},
+    outside::Outside,
     process::{Ticket, Told, data_hash},
     settings::MachineKind,
     world::{Event, OPERATIONS_AFTER, World},
@@ -45,10 +46,19 @@ impl World {
     }
 
     pub(crate) fn read_now(&mut self, node: NodeId, ticket: Ticket, at_least: u64) -> Result<Option<Reply>, Violation> {
-        let Some(Some(key)) = self.clients.get(ticket.client).map(|client| client.reads(ticket.attempt)) else {
-            return Ok(None);
+        let reply = match &self.outside {
+            Some(outside) => match outside.asked(ticket) {
+                Some((method, payload)) => self.query(node, &method, &payload)?,
+                None => return Ok(None),
+            },
+            None => {
+                let Some(Some(key)) = self.clients.get(ticket.client).map(|client| client.reads(ticket.attempt)) else {
+                    return Ok(None);
+                };
+                let (method, payload) = get_call(key);
+                self.query(node, method, &payload)?
+            }
         };
-        let reply = self.query(node, key)?;
         if let Some(Reply::Read { index, .. }) = &reply
             && *index < at_least
         {
@@ -57,19 +67,20 @@ impl World {
         Ok(reply)
     }
 
-    pub(crate) fn query(&mut self, node: NodeId, key: u64) -> Result<Option<Reply>, Violation> {
+    pub(crate) fn query(&mut self, node: NodeId, method: &str, payload: &[u8]) -> Result<Option<Reply>, Violation> {
         let running = self.processes.get_mut(&node).and_then(|process| process.running.as_mut());
         let Some(running) = running else { return Ok(None) };
-        let (method, payload) = get_call(key);
-        match running.machine.query(method, &payload) {
+        match running.machine.query(method, payload) {
             Ok((index, outcome)) => Ok(Some(Reply::Read { index, outcome })),
             Err(fault) => violation('P', format!("node {node}: {fault}")),
         }
     }
 
     pub(crate) fn tell(&mut self, client: usize, attempt: u64, reply: Reply) {
-        if let Some(delay) = self.network.send_client() {
-            self.after(delay, Event::ToClient(client, attempt, Box::new(reply)));
+        for _ in 0..self.outside.as_mut().map_or(1, Outside::copies_of_a_reply) {
+            if let Some(delay) = self.network.send_client() {
+                self.after(delay, Event::ToClient(client, attempt, Box::new(reply.clone())));
+            }
         }
     }
 
@@ -90,7 +101,7 @@ impl World {
         let ticket = Ticket { client, attempt, data: 0 };
         match request {
             Request::Write(mut command) => {
-                command.time_us = self.now * self.settings.node(node).clock_ppm / 1_000_000;
+                command.time_us = self.epoch() + self.now * self.settings.node(node).clock_ppm / 1_000_000;
                 command.entropy_high = self.rng.u64(..);
                 command.entropy_low = self.rng.u64(..);
                 let data = Bytes::from(command.encode_to_vec());
@@ -103,12 +114,33 @@ impl World {
                 self.input(node, Input::Read(responder));
             }
             Request::Read(asked, key) if process.paused_until <= self.now => {
-                let Some(reply) = self.query(node, key)? else { return Ok(()) };
-                let early = matches!((&reply, asked), (Reply::Read { index, .. }, Consistency::AtLeast(least)) if *index < least);
-                self.tell(client, attempt, if early { Reply::Elsewhere(0) } else { reply });
+                let (method, payload) = get_call(key);
+                self.read_here(node, ticket, asked, (method, &payload))?;
             }
-            Request::Read(..) => {}
+            Request::Query(Consistency::Linearizable, _) => {
+                let responder = process.waiter(Some(ticket));
+                self.input(node, Input::Read(responder));
+            }
+            Request::Query(asked, call) if process.paused_until <= self.now => {
+                self.read_here(node, ticket, asked, (&call.0, &call.1))?;
+            }
+            Request::Read(..) | Request::Query(..) => {}
         }
+        Ok(())
+    }
+
+    /// A read of what this node has, as it is.
+    fn read_here(
+        &mut self,
+        node: NodeId,
+        ticket: Ticket,
+        asked: Consistency,
+        (method, payload): (&str, &[u8]),
+    ) -> Result<(), Violation> {
+        let Some(reply) = self.query(node, method, payload)? else { return Ok(()) };
+        let early =
+            matches!((&reply, asked), (Reply::Read { index, .. }, Consistency::AtLeast(least)) if *index < least);
+        self.tell(ticket.client, ticket.attempt, if early { Reply::Elsewhere(0) } else { reply });
         Ok(())
     }
 
@@ -130,10 +162,13 @@ impl World {
     }
 
     pub(crate) fn bootstrap_steps(&self) -> usize {
-        telegraft_modules::KV.len().div_ceil(64 << 10) + 1
+        self.modules.store.len().div_ceil(64 << 10) + 1
     }
 
     pub(crate) fn reply(&mut self, number: usize, attempt: u64, reply: Reply) {
+        if self.outside.is_some() {
+            return self.hear(number, attempt, reply);
+        }
         let nodes = self.client_sees();
         let served = self.seen.served;
         let Some(client) = self.clients.get_mut(number).filter(|client| client.attempt == attempt) else { return };
@@ -171,7 +206,7 @@ impl World {
     }
 }
 
-fn describe_request(request: &Request) -> String {
+pub(crate) fn describe_request(request: &Request) -> String {
     match request {
         Request::Write(command) => {
             let session =
@@ -185,5 +220,6 @@ fn describe_request(request: &Request) -> String {
             }
         }
         Request::Read(consistency, key) => format!("read k{key} {consistency:?}"),
+        Request::Query(consistency, call) => format!("{} {consistency:?}", call.0),
     }
 }

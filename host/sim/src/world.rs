@@ -13,6 +13,7 @@ use crate::{
     judge::{Judge, Violation, violation},
     machine::MachineDisk,
     network::Network,
+    outside::Outside,
     plan::{Planned, Point},
     process::{MachineJob, Process},
     settings::{MachineKind, Micros, Settings, TICK},
@@ -30,7 +31,12 @@ pub(crate) enum Event {
     Deliver(Box<Message>),
     LogDone(NodeId, u64),
     MachineDone(NodeId, u64, Box<MachineJob>),
-    SnapshotSent { node: NodeId, incarnation: u64, to: NodeId, arrived: bool },
+    SnapshotSent {
+        node: NodeId,
+        incarnation: u64,
+        to: NodeId,
+        arrived: bool,
+    },
     ClientWakes(usize, u64),
     ToNode(NodeId, usize, u64, Box<Request>),
     ToClient(usize, u64, Box<Reply>),
@@ -39,6 +45,8 @@ pub(crate) enum Event {
     Restart(NodeId),
     Heal,
     Look,
+    /// For clients outside: whose, and which.
+    Alarm(u64, u64),
 }
 
 /// How a run went, apart from what was wrong.
@@ -73,6 +81,15 @@ impl Tally {
     }
 }
 
+/// The modules that the operator of a world with a Wasm machine uploads.
+#[derive(Clone, Copy, Debug)]
+pub struct Modules {
+    /// The key-value store that the clients talk to.
+    pub store: &'static [u8],
+    /// Another, to swap it for and back.
+    pub other: &'static [u8],
+}
+
 /// A world under way.
 pub struct World {
     pub(crate) settings: Settings,
@@ -101,17 +118,42 @@ pub struct World {
     pub(crate) lost: Option<NodeId>,
     pub(crate) faults: u64,
     pub(crate) finished: bool,
+    pub(crate) modules: Modules,
+    /// Clients that live outside; then the world has none of its own.
+    pub(crate) outside: Option<Outside>,
 }
 
 impl World {
-    /// A world in which all first voters are about to start. `plan`: the faults, `None` where one is left out. `machine`
-    /// gives each node a new machine's disk.
+    /// A world in which all first voters are about to start. `plan`: the faults, `None` where one is left out. `modules`:
+    /// what its operator installs where the machine is Wasm. `machine` gives each node a new machine's disk.
     ///
     /// # Errors
     /// Those of `machine`.
     pub fn new(
         settings: Settings,
         plan: Vec<Option<Planned>>,
+        modules: Modules,
+        machine: &dyn Fn() -> anyhow::Result<Box<dyn MachineDisk>>,
+        keep_lines: bool,
+    ) -> anyhow::Result<Self> {
+        let mut clients: Vec<_> =
+            (0..=settings.clients as usize).map(|number| Client::new(number, &settings)).collect();
+        if settings.machine == MachineKind::Wasm {
+            let mut script = upload(modules.store, 64 << 10);
+            script.push(activate(modules.store));
+            clients[0].operate(0, script);
+        }
+        let mut world = World::around(settings, plan, modules, clients, machine, keep_lines)?;
+        world.begin();
+        Ok(world)
+    }
+
+    /// A world in which nothing is about to happen.
+    pub(crate) fn around(
+        settings: Settings,
+        plan: Vec<Option<Planned>>,
+        modules: Modules,
+        clients: Vec<Client>,
         machine: &dyn Fn() -> anyhow::Result<Box<dyn MachineDisk>>,
         keep_lines: bool,
     ) -> anyhow::Result<Self> {
@@ -121,14 +163,7 @@ impl World {
             processes.insert(id, Process::new(id, LogDisk::new(conf_state.clone()), machine()?));
         }
         let disks = processes.iter().map(|(id, process)| (*id, process.disk.clone())).collect();
-        let mut clients: Vec<_> =
-            (0..=settings.clients as usize).map(|number| Client::new(number, &settings)).collect();
-        if settings.machine == MachineKind::Wasm {
-            let mut script = upload(telegraft_modules::KV, 64 << 10);
-            script.push(activate(telegraft_modules::KV));
-            clients[0].operate(0, script);
-        }
-        let mut world = World {
+        Ok(World {
             now: 0,
             sequence: 0,
             queue: BTreeMap::new(),
@@ -150,10 +185,10 @@ impl World {
             lost: None,
             faults: 0,
             finished: false,
+            modules,
+            outside: None,
             settings,
-        };
-        world.begin();
-        Ok(world)
+        })
     }
 
     fn begin(&mut self) {
@@ -178,19 +213,27 @@ impl World {
     /// The first rule that is broken.
     pub fn run(&mut self) -> Result<(), Violation> {
         while !self.finished {
-            let Some(((at, _), event)) = self.queue.pop_first() else {
-                return violation('V', "nothing happens any more");
-            };
-            self.now = at;
-            if self.trace.events() > EVENTS_MAX {
-                return violation('V', format!("more than {EVENTS_MAX} events: something goes round in circles"));
-            }
-            self.happen(event)?;
+            self.step()?;
         }
         for id in self.judge.newest_members().all() {
             self.compare_digest(id)?;
         }
         crate::judge::after::judge(&mut self.judge, &self.seen, self.swapped)
+    }
+
+    /// Lets the next event happen.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn step(&mut self) -> Result<(), Violation> {
+        let Some(((at, _), event)) = self.queue.pop_first() else {
+            return violation('V', "nothing happens any more");
+        };
+        self.now = at;
+        if self.trace.events() > EVENTS_MAX {
+            return violation('V', format!("more than {EVENTS_MAX} events: something goes round in circles"));
+        }
+        self.happen(event)
     }
 
     /// What happened so far, in numbers.
@@ -288,6 +331,10 @@ impl World {
                 Ok(())
             }
             Event::Look => self.look(),
+            Event::Alarm(whose, which) => {
+                self.ring(whose, which);
+                Ok(())
+            }
         }
     }
 

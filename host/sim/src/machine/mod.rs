@@ -7,7 +7,7 @@ use telegraft_raft::Index;
 pub mod plain;
 pub mod wasm;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "campaigns"))]
 mod tests;
 
 /// A machine of a simulated node while its process runs.

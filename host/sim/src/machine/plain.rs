@@ -253,7 +253,8 @@ impl State {
                 "kv.v1.Kv/CompareAndSet" => answer(&payload, |request| self.compare_and_set(request)),
                 _ => Err(unknown_method("commands", &method)),
             },
-            Body::ModuleChunk(_) | Body::Activate(_) => Ok(Bytes::new()),
+            // There is no module here to install, to bound or to audit.
+            _ => Ok(Bytes::new()),
         }
     }
 
@@ -401,6 +402,7 @@ fn body_hash(body: &Body) -> Sum {
         Body::Call(call) => hash(&("call", &*call.method, &*call.payload)),
         Body::ModuleChunk(chunk) => hash(&("chunk", chunk.encode_to_vec())),
         Body::Activate(activate) => hash(&("activate", activate.encode_to_vec())),
+        other => hash(&("other", Command { body: Some(other.clone()), ..Command::default() }.encode_to_vec())),
     }
 }
 

@@ -71,7 +71,7 @@ impl WasmDisk {
     /// Where there is no room for temporary files, or the Wasm engine does not start.
     pub fn new() -> Result<WasmDisk, MachineFault> {
         let folder = folder().map_err(|e| disk_fault(&e))?;
-        Ok(WasmDisk { sandbox: sandbox()?, folder, synced: Synced::default(), lost_power: false })
+        Ok(WasmDisk { sandbox: shared_sandbox()?, folder, synced: Synced::default(), lost_power: false })
     }
 
     /// Reads what the index says, and remembers what it will forget.
@@ -90,7 +90,11 @@ impl WasmDisk {
 }
 
 /// The one sandbox of this process: its engine reserves much address space, and a module is compiled once for all worlds.
-fn sandbox() -> Result<Sandbox, MachineFault> {
+///
+/// # Errors
+///
+/// Where there is no room for temporary files, or the Wasm engine does not start.
+pub fn shared_sandbox() -> Result<Sandbox, MachineFault> {
     static SANDBOX: Mutex<Option<Sandbox>> = Mutex::new(None);
     let mut shared = SANDBOX.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(sandbox) = &*shared {
@@ -186,6 +190,14 @@ impl Machine for WasmMachine {
 
     fn restored_from(&self) -> Option<SnapshotMeta> {
         self.machine.restored_from()
+    }
+
+    fn halted(&self) -> Option<String> {
+        self.machine.halted()
+    }
+
+    fn take_proposals(&mut self) -> Vec<Bytes> {
+        self.machine.take_proposals()
     }
 }
 
