@@ -8,11 +8,11 @@
 
 use bytes::Bytes;
 use fastrand::Rng;
-use telegraft_raft::{NodeId, Role, Term};
+use telegraft_raft::{Index, NodeId, Role, Term};
 
 use crate::{
     clients::{Reply, Request},
-    judge::{Judge, Violation},
+    judge::{Judge, Violation, violation},
     machine::MachineDisk,
     plan::{Fault, Planned},
     process::Ticket,
@@ -243,6 +243,19 @@ impl World {
     /// What the checkers know.
     pub fn judge(&self) -> &Judge {
         &self.judge
+    }
+
+    /// The state digest of a node that runs, and its index.
+    ///
+    /// # Errors
+    /// Where no node runs, or its machine cannot say.
+    pub fn state_digest(&mut self) -> Result<(Index, String), Violation> {
+        let mut running = self.processes.values_mut().filter_map(|process| process.running.as_mut());
+        match running.next().map(|running| running.machine.state_digest()) {
+            Some(Ok(digest)) => Ok(digest),
+            Some(Err(fault)) => violation('P', fault.to_string()),
+            None => violation('V', "no node runs"),
+        }
     }
 
     /// Digest of all events so far.
