@@ -27,6 +27,17 @@ const EDGES: &[(&str, &[&str])] = &[
         &["telegraft-raft", "telegraft-node", "telegraft-sandbox", "telegraft-proto", "telegraft-modules"],
     ),
     (
+        "telegraft-scenario",
+        &[
+            "telegraft-raft",
+            "telegraft-node",
+            "telegraft-sandbox",
+            "telegraft-sim",
+            "telegraft-proto",
+            "(telegraft-modules)",
+        ],
+    ),
+    (
         "telegraft",
         &[
             "telegraft-author",
@@ -34,6 +45,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "telegraft-node",
             "telegraft-log",
             "telegraft-sandbox",
+            "telegraft-scenario",
             "telegraft-proto",
             "(telegraft-modules)",
         ],

@@ -120,6 +120,6 @@ pub use event::{Chaos, Event, Host, RESTART};
 pub use failure::{Failure, code_name};
 pub use play::Played;
 pub use scenario::{Mistake, Scenario, Wrong};
-pub use seeds::{Failed, NotPassed, Report, Seeds};
+pub use seeds::{Failed, NotPassed, Report, Seeds, quiet_panics};
 pub use service::Module;
 pub use telegraft_node::ports::{Code, Rejection};

@@ -145,15 +145,13 @@ impl Scenario {
     ///
     /// # Errors
     /// What is wrong in the file, by its line; modules that are none.
-    pub fn from_file(path: impl AsRef<Path>, module: impl AsRef<[u8]>) -> Result<Self, Mistake> {
+    pub fn from_file(path: impl AsRef<Path>, module: &Module) -> Result<Self, Mistake> {
         let path = path.as_ref();
         let name = path.display().to_string();
         let wrong = |message: String| Mistake { file: name.clone(), line: None, message };
         let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        let module = Module::new(Bytes::copy_from_slice(module.as_ref()));
-        let module = module.map_err(|failure| wrong(format!("the module to test: {failure}")))?;
-        file::read(&name, &text, module, &|file| {
+        file::read(&name, &text, module.clone(), &|file| {
             let path = folder.join(file);
             std::fs::read(&path).map(Bytes::from).map_err(|error| format!("{} cannot be read: {error}", path.display()))
         })

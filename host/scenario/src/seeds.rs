@@ -95,6 +95,12 @@ pub struct Seeds<'a> {
     pub stop: &'a AtomicBool,
 }
 
+/// From now on a panic of a simulated host is kept for the report of its seed, with its words, instead of printed.
+pub fn quiet_panics() {
+    static QUIET: std::sync::Once = std::sync::Once::new();
+    QUIET.call_once(keep_panics_quiet);
+}
+
 impl Scenario {
     /// Plays these seeds, on all cores.
     ///
@@ -109,8 +115,7 @@ impl Scenario {
     /// # Errors
     /// As there.
     pub fn run_seeds(&self, run: &Seeds<'_>) -> Result<Report, NotPassed> {
-        static QUIET: std::sync::Once = std::sync::Once::new();
-        QUIET.call_once(keep_panics_quiet);
+        quiet_panics();
         let begun = Instant::now();
         let next = AtomicU64::new(run.seeds.start);
         let failed_at = AtomicU64::new(u64::MAX);

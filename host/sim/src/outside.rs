@@ -68,6 +68,9 @@ pub struct NodeState {
     pub leads: Option<Term>,
 }
 
+/// Method and payload of a read.
+type Reading = Box<(String, Bytes)>;
+
 /// The world's end of the clients that live outside.
 #[derive(Debug)]
 pub struct Outside {
@@ -75,7 +78,7 @@ pub struct Outside {
     rng: Rng,
     heard: Vec<Heard>,
     /// By client: its newest attempt, and what is read in it.
-    reads: Vec<(u64, Option<Box<(String, Bytes)>>)>,
+    reads: Vec<(u64, Option<Reading>)>,
 }
 
 impl Outside {

@@ -10,6 +10,7 @@ mod dev;
 mod failure;
 mod machine;
 mod module;
+mod module_test;
 mod output;
 mod serve;
 mod status;
@@ -200,6 +201,8 @@ mod tests {
             "machine limits",
             "machine limits --set fuel=5 --set value_bytes=2MiB",
             "machine history --limit 3",
+            "module test m.wasm --scenario s.toml --seeds 5 --first 7 --jobs 2",
+            "module test m.wasm --scenario s.toml --seed 3",
             "request M {} --client-id me --request-id 3",
             "request M --raw 00ff",
             "query M {} --consistency at-least:3",

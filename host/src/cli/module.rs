@@ -52,6 +52,9 @@ activation would cost. --discard-since-activation takes that way.")]
     Rollback(RollbackArgs),
     /// What has been uploaded, and what is active
     List,
+    /// Test a component in a simulated cluster: calls and expectations from a file, while leaders, links and replies are
+    /// lost; many seeds, each a run of its own. Needs no cluster
+    Test(super::module_test::TestArgs),
     /// Look into a component: name, world, imports, service. Needs no cluster
     Inspect {
         /// The component
@@ -87,6 +90,7 @@ pub async fn run(hosts: &[String], timeout: Duration, command: &ModuleCommand, o
         ModuleCommand::New(args) => author::new(args, output),
         ModuleCommand::Build(args) => author::build(args, output),
         ModuleCommand::Inspect { file } => inspect(file, output),
+        ModuleCommand::Test(args) => super::module_test::run(args, output).await,
         ModuleCommand::Upload { file } => {
             let bytes = read(file)?;
             let connection = Connection::to_any(hosts, timeout).await?;

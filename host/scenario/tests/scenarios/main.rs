@@ -70,7 +70,7 @@ fn lost_and_repeated_replies_apply_nothing_twice() {
 #[test]
 fn the_chats_scenario_passes() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-chat/scenarios/chat.toml");
-    let scenario = Scenario::from_file(file, CHAT).unwrap_or_else(|mistake| panic!("{mistake}"));
+    let scenario = Scenario::from_file(file, &Module::new(CHAT).unwrap()).unwrap_or_else(|mistake| panic!("{mistake}"));
     let report = passes(&scenario, 40);
     eprintln!("{:.1} seeds a second; {:?}", report.seeds_per_second(), report.tally);
     let events = &report.tally.events;
