@@ -2,7 +2,9 @@
 //! Nothing but the Wasm target of the toolchain must be installed for it.
 
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
@@ -18,6 +20,7 @@ const GUESTS: [(&str, &str); 4] =
 
 /// What the guests are made of, from the root of the workspace.
 const SOURCES: [&str; 24] = [
+const SOURCES: [&str; 14] = [
     "Cargo.lock",
     "Cargo.toml",
     "guest/Cargo.toml",
@@ -34,6 +37,9 @@ const SOURCES: [&str; 24] = [
     "tests/modules/greetings/build.rs",
     "tests/modules/greetings/proto",
     "tests/modules/greetings/src",
+    "tests/modules/hostile/Cargo.toml",
+    "tests/modules/hostile/examples",
+    "tests/modules/hostile/src",
     "tests/modules/kv/Cargo.toml",
     "tests/modules/kv/build.rs",
     "tests/modules/kv/src",
@@ -73,18 +79,45 @@ fn build() -> Result<()> {
     require_target()?;
 
     let target_folder = guests_target_folder(&out);
-    compile(&root, &target_folder)?;
+    let packages: Vec<&str> = GUESTS.iter().flat_map(|(package, _)| ["-p", *package]).collect();
+    compile(&root, &target_folder, "guest", &packages)?;
+    let built = target_folder.join(TARGET);
     for (package, name) in GUESTS {
-        let module = target_folder.join(TARGET).join("guest").join(format!("{}.wasm", package.replace('-', "_")));
-        let module = fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
-        let component = ComponentEncoder::default()
-            .validate(true)
-            .module(&module)
-            .and_then(|encoder| encoder.encode())
-            .with_context(|| format!("{package} does not make a component of wit/machine.wit"))?;
-        fs::write(out.join(format!("{name}.wasm")), component)?;
+        let module = built.join("guest").join(format!("{}.wasm", package.replace('-', "_")));
+        make_component(&module, &out.join(format!("{name}.wasm")))?;
     }
-    Ok(())
+    compile(&root, &target_folder, "hostile", &["-p", "guest-hostile", "--examples"])?;
+    make_hostile(&root, &built.join("hostile/examples"), &out)
+}
+
+/// Makes a component of each hostile module, and a list of them all as Rust source.
+fn make_hostile(root: &Path, built: &Path, out: &Path) -> Result<()> {
+    let folder = out.join("hostile");
+    fs::create_dir_all(&folder)?;
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root.join("tests/modules/hostile/examples"))? {
+        let file = entry?.path();
+        names.extend(file.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
+    }
+    names.sort();
+    let mut list = String::from("&[\n");
+    for name in &names {
+        let component = folder.join(format!("{name}.wasm"));
+        make_component(&built.join(format!("{name}.wasm")), &component)?;
+        writeln!(list, "    ({name:?}, include_bytes!({component:?})),")?;
+    }
+    list.push(']');
+    Ok(fs::write(out.join("hostile.rs"), list)?)
+}
+
+fn make_component(module: &Path, component: &Path) -> Result<()> {
+    let bytes = fs::read(module).with_context(|| format!("cannot read {}", module.display()))?;
+    let made = ComponentEncoder::default()
+        .validate(true)
+        .module(&bytes)
+        .and_then(|encoder| encoder.encode())
+        .with_context(|| format!("{} does not make a component of wit/machine.wit", module.display()))?;
+    Ok(fs::write(component, made)?)
 }
 
 /// Asks before cargo does: what it says of a missing target is long and easily misread.
@@ -108,14 +141,11 @@ fn guests_target_folder(out: &Path) -> PathBuf {
     out.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file()).unwrap_or(out).join("guests")
 }
 
-fn compile(root: &Path, target_folder: &Path) -> Result<()> {
+fn compile(root: &Path, target_folder: &Path, profile: &str, what: &[&str]) -> Result<()> {
     let cargo = env::var("CARGO")?;
     let mut command = Command::new(&cargo);
-    command.current_dir(root).args(["build", "--profile", "guest", "--target", TARGET, "--target-dir"]);
-    command.arg(target_folder);
-    for (package, _) in GUESTS {
-        command.args(["-p", package]);
-    }
+    command.current_dir(root).args(["build", "--profile", profile, "--target", TARGET, "--target-dir"]);
+    command.arg(target_folder).args(what);
     for (name, _) in env::vars_os() {
         if name.to_str().is_some_and(belongs_to_outer_build) {
             command.env_remove(name);

@@ -58,6 +58,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ("guest-greetings", &["telegraft-guest", "(telegraft-guest-build)"]),
     ("guest-kv", &["telegraft-guest", "(telegraft-guest-build)", "(telegraft-proto)"]),
     ("guest-poll", &["telegraft-guest", "(telegraft-guest-build)"]),
+    ("guest-chat", &["telegraft-guest", "telegraft-proto"]),
+    ("guest-hostile", &["telegraft-guest"]),
+    ("guest-kv", &["telegraft-guest", "telegraft-proto"]),
     ("telegraft-modules", &[]),
     ("telegraft-tests", &["telegraft-modules", "telegraft-proto"]),
     (

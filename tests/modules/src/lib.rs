@@ -15,6 +15,8 @@ pub const POLL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/poll.wasm"));
 /// The module of `guest/README.md` (`greetings.v1.Greetings`), a component for the world
 /// `telegraft:machine/reversible-state-machine`.
 pub const GREETINGS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/greetings.wasm"));
+/// The hostile modules of `tests/modules/hostile`, by name; what each tries, and what must come of it, stands in its file.
+pub const HOSTILE: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/hostile.rs"));
 
 /// All modules with the names of their files.
 pub const ALL: [(&str, &[u8]); 4] =
