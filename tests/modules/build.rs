@@ -19,8 +19,7 @@ const GUESTS: [(&str, &str); 4] =
     [("guest-chat", "chat"), ("guest-greetings", "greetings"), ("guest-kv", "kv"), ("guest-poll", "poll")];
 
 /// What the guests are made of, from the root of the workspace.
-const SOURCES: [&str; 24] = [
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 27] = [
     "Cargo.lock",
     "Cargo.toml",
     "guest/Cargo.toml",

@@ -200,8 +200,8 @@ impl Host {
         faults: mpsc::UnboundedSender<String>,
     ) -> anyhow::Result<Self> {
         let sandbox = Sandbox::new(SandboxOptions {
-            cache_dir: settings.data_dir.join("modules"),
             module_bytes_max: settings.machine.module_bytes_max,
+            ..SandboxOptions::new(settings.data_dir.join("modules"))
         })?;
         let (machine, machine_reader) = start::open_machine(&sandbox, &settings.data_dir.join("machine"))?;
         start::prepare_log(&settings, &reader, writer.as_mut(), machine.applied_index(), machine.restored_from())?;
