@@ -318,11 +318,11 @@ mod tests {
         MachineWork::Apply(indexes.map(entry).collect())
     }
 
+    /// How the apply thread ended, the batches it answered, what the host knows, and what was proposed.
+    type Ran = (Result<(), String>, Vec<Vec<Index>>, Arc<Shared>, Vec<Bytes>);
+
     /// What the apply thread does with this work, and what the host knows afterwards.
-    fn done_with(
-        machine: Halting,
-        work: impl IntoIterator<Item = MachineWork>,
-    ) -> (Result<(), String>, Vec<Vec<Index>>, Arc<Shared>, Vec<Bytes>) {
+    fn done_with(machine: Halting, work: impl IntoIterator<Item = MachineWork>) -> Ran {
         let shared = Shared::new(Settings::default(), machine.applied);
         let (done, done_inbox) = unbounded();
         let (proposals, mut proposed) = mpsc::channel(8);
