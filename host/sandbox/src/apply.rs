@@ -48,7 +48,7 @@ use crate::{
 };
 
 /// Name of the database in a machine's folder.
-const DATABASE_FILE: &str = "machine.db";
+pub(crate) const DATABASE_FILE: &str = "machine.db";
 
 /// The writing half of a machine. Owned by one thread.
 pub struct SqliteMachine {

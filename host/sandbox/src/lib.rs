@@ -48,6 +48,10 @@
 //! [`make_durable`](telegraft_node::ports::Machine::make_durable): what is lost before, the log has. A [`snapshot`] is
 //! the database as bytes with a sum; [`restore`] puts it in the place of another, old or new at any crash.
 //!
+//! # Trials
+//!
+//! What another module would do is tried on copies of the state, by the same code: [`trial`].
+//!
 //! # Not here
 //!
 //! Wall-clock limits: fuel and SQL steps bound every call, though a single SQL function over long values (LIKE) can take
@@ -80,6 +84,7 @@ mod sessions;
 mod snapshot;
 mod state_digest;
 mod store;
+pub mod trial;
 mod verify;
 
 pub use active::ActiveModule;

@@ -187,7 +187,10 @@ impl MachineReader {
     }
 
     /// Runs `on` in a read transaction. After an error the connection is not used again.
-    fn read<T>(&self, on: impl FnOnce(&Database, Meta) -> Result<T, MachineFault>) -> Result<T, MachineFault> {
+    pub(crate) fn read<T>(
+        &self,
+        on: impl FnOnce(&Database, Meta) -> Result<T, MachineFault>,
+    ) -> Result<T, MachineFault> {
         let connections = &*self.inner.connections;
         let _entered = connections.enter();
         let database = connections.take()?;

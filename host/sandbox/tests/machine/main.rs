@@ -11,3 +11,4 @@ mod replay;
 mod sessions;
 mod snapshots;
 mod sql;
+mod trial;

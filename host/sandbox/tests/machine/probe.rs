@@ -26,6 +26,8 @@ pub struct Probe {
     pub init_text: &'static str,
     /// Statement that `downgrade` runs; empty: the probe offers none.
     pub downgrade: &'static str,
+    /// Wasm text at the beginning of `apply` and `query`; the method's first letter is in `$letter`.
+    pub call_text: &'static str,
 }
 
 /// A table for the probe's statements.
@@ -38,6 +40,7 @@ pub const PROBE: Probe = Probe {
     describe: "",
     init_text: "",
     downgrade: "",
+    call_text: "",
 };
 
 impl Probe {
@@ -64,7 +67,8 @@ impl Probe {
             .replace("{service}", &escaped(&self.service))
             .replace("{service_len}", &self.service.len().to_string())
             .replace("{describe}", self.describe)
-            .replace("{init}", self.init_text);
+            .replace("{init}", self.init_text)
+            .replace("{call}", self.call_text);
         wat::parse_str(text).expect("probe.wat")
     }
 

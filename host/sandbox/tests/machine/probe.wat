@@ -108,6 +108,7 @@
     (local $letter i32) (local $value i32)
     (local.set $letter (i32.load8_u (local.get $method)))
     (global.set $calls (i64.add (global.get $calls) (i64.const 1)))
+    {call}
 
     ;; context: the reply is the four numbers
     (if (i32.eq (local.get $letter) (i32.const 99)) ;; c
