@@ -152,13 +152,26 @@ impl Method {
     ///
     /// If the bytes are no such message.
     pub fn decode(&self, payload: Bytes) -> Result<Value, Failure> {
+        self.json(&self.output, payload)
+    }
+
+    /// A request as JSON, likewise.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are no such message.
+    pub fn decode_request(&self, payload: Bytes) -> Result<Value, Failure> {
+        self.json(&self.input, payload)
+    }
+
+    fn json(&self, message: &MessageDescriptor, payload: Bytes) -> Result<Value, Failure> {
         let wrong = |error: String| {
             Failure::refused(format!(
                 "the answer is no {}: {error}\n  what to do: --raw shows its bytes",
-                self.output.full_name()
+                message.full_name()
             ))
         };
-        let message = DynamicMessage::decode(self.output.clone(), payload).map_err(|error| wrong(error.to_string()))?;
+        let message = DynamicMessage::decode(message.clone(), payload).map_err(|error| wrong(error.to_string()))?;
         message
             .serialize_with_options(serde_json::value::Serializer, &SerializeOptions::new().skip_default_fields(false))
             .map_err(|error| wrong(error.to_string()))

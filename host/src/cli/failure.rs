@@ -156,7 +156,7 @@ pub fn was_rejected(status: &Status) -> bool {
 }
 
 /// A code as gRPC's own documents spell it.
-fn code_name(code: Code) -> &'static str {
+pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

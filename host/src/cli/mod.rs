@@ -11,6 +11,7 @@ mod failure;
 mod machine;
 mod module;
 mod module_test;
+mod module_trial;
 mod output;
 mod serve;
 mod status;
@@ -38,6 +39,7 @@ Examples:
   telegraft call chat.v1.Chat/CreateUser '{\"name\": \"alice\"}'
   telegraft module activate kv.wasm                upload another module and switch to it
   telegraft machine limits --set fuel=500000000    change a budget, on every host alike
+  telegraft module rehearse kv.wasm --last 1000    replay the newest commands with it first, on a copy
   telegraft cluster transfer-leader --to 2         have host 2 lead
   telegraft module new my-poll --language rust     begin a module of your own
   telegraft serve --config host.toml               one host of a real cluster
@@ -195,6 +197,8 @@ mod tests {
             "cluster transfer-leader --to 2",
             "module upload m.wasm",
             "module activate 0123456789 --reuse",
+            "module activate m.wasm --dry-run --reuse",
+            "module rehearse m.wasm --last 100 --reuse",
             "module list",
             "module inspect m.wasm",
             "module rollback --discard-since-activation --yes",

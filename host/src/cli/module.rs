@@ -21,11 +21,12 @@ use super::{
     author,
     connect::Connection,
     failure::{Failure, was_rejected},
+    module_trial::{self, RehearseArgs},
     output::{Output, grouped, number, short_digest},
 };
 
 /// Bytes of a file in one message: far below gRPC's usual 4 MiB.
-const UPLOAD_PART_BYTES: usize = 256 * 1024;
+pub const UPLOAD_PART_BYTES: usize = 256 * 1024;
 
 /// An upload goes through the log in chunks and is compiled; an activation may compile on every host and runs `init`.
 const UPLOAD_TIMEOUT_MIN: Duration = Duration::from_secs(60);
@@ -50,6 +51,8 @@ The data stay as they are where both modules have the same data layout. Where th
 if it offers that; otherwise the rollback is refused, and the refusal says how many commands the way back to the state kept at the
 activation would cost. --discard-since-activation takes that way.")]
     Rollback(RollbackArgs),
+    /// Replay the log's newest commands on a copy, by the active module and by another one, and show what differs
+    Rehearse(RehearseArgs),
     /// What has been uploaded, and what is active
     List,
     /// Test a component in a simulated cluster: calls and expectations from a file, while leaders, links and replies are
@@ -71,6 +74,9 @@ pub struct ActivateArgs {
     /// Keep one guest instance for many entries; only for modules whose author vouches that they keep nothing in memory
     #[arg(long)]
     reuse: bool,
+    /// Change nothing: show what the activation would do, tried on a copy of the live state. Takes a file
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// `telegraft module rollback`
@@ -99,6 +105,13 @@ pub async fn run(hosts: &[String], timeout: Duration, command: &ModuleCommand, o
         }
         ModuleCommand::Activate(args) => {
             let wanted = Wanted::new(&args.module)?;
+            if args.dry_run {
+                let Wanted::File(bytes) = wanted else {
+                    return Err(Failure::usage("--dry-run takes a module's file, not a digest"));
+                };
+                let connection = Connection::to_any(hosts, timeout).await?;
+                return module_trial::dry_run(&connection, bytes, args.reuse, output).await;
+            }
             let connection = Connection::to_any(hosts, timeout).await?;
             let digest = match wanted {
                 Wanted::Digest(digest) => digest,
@@ -111,6 +124,11 @@ pub async fn run(hosts: &[String], timeout: Duration, command: &ModuleCommand, o
             let connection = Connection::to_any(hosts, timeout).await?;
             let before = list(&connection).await?;
             print_rolled_back(&before, &rollback(&connection, args, output).await?, output)
+        }
+        ModuleCommand::Rehearse(args) => {
+            let bytes = read(&args.file)?;
+            let connection = Connection::to_any(hosts, timeout).await?;
+            module_trial::rehearse(&connection, bytes, args, output).await
         }
         ModuleCommand::List => {
             let connection = Connection::to_any(hosts, timeout).await?;

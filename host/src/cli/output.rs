@@ -71,6 +71,13 @@ impl Output {
         self.coloured(text, Color::Red)
     }
 
+    /// A verdict in a line of its own: as it should be, or not.
+    pub fn verdict(&self, text: &str, good: bool) -> String {
+        // SGR 32 and 31: green and red (ECMA-48, 8.3.117).
+        let colour = if good { 32 } else { 31 };
+        if self.colour { format!("\u{1b}[{colour}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+
     fn coloured(&self, text: impl ToString, colour: Color) -> Cell {
         let cell = Cell::new(text.to_string());
         if self.colour { cell.fg(colour) } else { cell }

@@ -46,6 +46,8 @@ pub enum Reason {
     NotServed,
     /// The machine or the guest refused the call.
     Rejected,
+    /// A trial of a module could not be carried out.
+    TrialFailed,
     /// A stranger, or a host of another cluster.
     WrongCluster,
     /// This host's machine has halted: it would have to guess, or differs from the others'.
@@ -66,6 +68,7 @@ impl Reason {
             Self::NoModule => "NO_MODULE",
             Self::NotServed => "NOT_SERVED",
             Self::Rejected => "REJECTED",
+            Self::TrialFailed => "TRIAL_FAILED",
             Self::WrongCluster => "WRONG_CLUSTER",
             Self::Halted => "HALTED",
         }

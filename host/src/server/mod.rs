@@ -10,6 +10,7 @@
 //! | `submit`, `forward` | the way of a write to the leader and back |
 //! | `reads` | the way of a read |
 //! | `transfer` | handing leadership over |
+//! | `trial` | trying modules on copies of the state |
 //! | `verify` | comparing the replicas while they run |
 //! | `client_api`, `native`, `modules_api`, `machines_api`, `cluster_api`, `reflection` | the gRPC services |
 //! | `http` | metrics and health |
@@ -33,6 +34,7 @@ mod start;
 mod submit;
 mod threads;
 mod transfer;
+mod trial;
 mod turn;
 mod verify;
 mod wire;
@@ -71,7 +73,7 @@ use tonic::{
 use self::{
     client_api::Calls, cluster_api::ClusterService, forward::Forward, machines_api::MachinesService,
     modules_api::ModulesService, native::NativeService, peer_api::PeerService, reads::Reads, reflection::Reflection,
-    shared::Shared, submit::Writes, threads::Threads, transfer::Transfers,
+    shared::Shared, submit::Writes, threads::Threads, transfer::Transfers, trial::Trials,
 };
 use crate::settings::{LogKind, Settings};
 
@@ -186,6 +188,7 @@ struct Host {
     calls: Calls,
     sandbox: Sandbox,
     machine: MachineReader,
+    trials: Trials,
     peer_service: PeerService,
     transfers: Transfers,
     threads: Threads,
@@ -207,6 +210,8 @@ impl Host {
         start::prepare_log(&settings, &reader, writer.as_mut(), machine.applied_index(), machine.restored_from())?;
 
         let conf_index = reader.conf_index();
+        // Reading the log disturbs neither the turn nor the log thread: a reader sees only what is written.
+        let log_reader = reader.clone();
         let raft = Raft::new(start::raft_config(&settings, machine.applied_index()), reader)?;
         let node = Node::new(raft, conf_index, start::node_config(&settings));
         let shared = Shared::new(settings, machine.applied_index());
@@ -236,6 +241,7 @@ impl Host {
         let writes = Writes::new(shared.clone(), node.clone(), forward);
         let reads = Reads::start(shared.clone(), node.clone(), Arc::new(machine_reader.clone()), &faults)?;
         let calls = Calls { shared: shared.clone(), writes: writes.clone(), reads };
+        let trials = Trials::start(shared.clone(), sandbox.clone(), machine_reader.clone(), Arc::new(log_reader))?;
         let transfers = Transfers::new(shared.clone(), node.clone(), &channels);
         let checkpoints = verify::propose_checkpoints(shared.clone(), writes.clone());
         threads::spawn_task("checkpoint", faults.clone(), checkpoints);
@@ -243,7 +249,7 @@ impl Host {
         threads::spawn_task("proposals", faults.clone(), carry);
         threads::spawn_task("halted", faults.clone(), transfers.clone().pass_on_while_halted());
         let peer_service = PeerService { shared: shared.clone(), node, writes, transfers: transfers.clone() };
-        Ok(Self { shared, calls, sandbox, machine: machine_reader, peer_service, transfers, threads, faults })
+        Ok(Self { shared, calls, sandbox, machine: machine_reader, trials, peer_service, transfers, threads, faults })
     }
 
     /// Returns when all writes that other hosts forwarded here have been answered, and none has come for the time in which
@@ -270,8 +276,12 @@ impl Host {
         let payload_max = usize::try_from(self.shared.settings.requests.payload_bytes_max).unwrap_or(usize::MAX);
         // The payload's limit is checked, and explained, behind this one.
         let message_max = payload_max.saturating_mul(2).saturating_add(64 << 10);
-        let modules =
-            ModulesService { calls: self.calls.clone(), sandbox: self.sandbox.clone(), machine: self.machine.clone() };
+        let modules = ModulesService {
+            calls: self.calls.clone(),
+            sandbox: self.sandbox.clone(),
+            machine: self.machine.clone(),
+            trials: self.trials.clone(),
+        };
         let machines = MachinesService { calls: self.calls.clone(), machine: self.machine.clone() };
         let cluster = ClusterService {
             shared: self.shared.clone(),

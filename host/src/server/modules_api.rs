@@ -7,8 +7,8 @@ use telegraft_node::ports::MachineFault;
 use telegraft_proto::{
     internal::{Activate, Command, ModuleChunk, Rollback, command::Body, rollback::Way},
     v1::{
-        ActivateModule, ActivatedModule, DescribeModule, ListModules, ModuleDescription, ModuleInfo, ModuleList,
-        RollbackModule, RolledBack, UploadModule, UploadedModule, modules_server::Modules,
+        ActivateModule, ActivatedModule, DescribeModule, DryRunReport, ListModules, ModuleDescription, ModuleInfo,
+        ModuleList, RollbackModule, RolledBack, TryModule, UploadModule, UploadedModule, modules_server::Modules,
     },
 };
 use telegraft_sandbox::{Digest, MachineReader, ModuleRecord, Sandbox, engine_name};
@@ -17,6 +17,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::{
     client_api::{Calls, check_machine, timeout},
     errors::{Applied, Reason, bad_call, status},
+    trial::{RehearsalStream, Trials},
 };
 
 /// Bytes of a module in one log entry.
@@ -33,6 +34,8 @@ pub struct ModulesService {
     pub sandbox: Sandbox,
     /// Knows the modules that have been applied here.
     pub machine: MachineReader,
+    /// Tries modules.
+    pub trials: Trials,
 }
 
 #[tonic::async_trait]
@@ -127,6 +130,16 @@ impl Modules for ModulesService {
         done.module = self.records()?.into_iter().find(|record| record.digest == to).map(|record| self.info(&record));
         done.index = index;
         Ok(Response::new(done))
+    }
+
+    async fn dry_run(&self, request: Request<Streaming<TryModule>>) -> Result<Response<DryRunReport>, Status> {
+        self.trials.dry_run(request.into_inner()).await.map(Response::new)
+    }
+
+    type RehearseStream = RehearsalStream;
+
+    async fn rehearse(&self, request: Request<Streaming<TryModule>>) -> Result<Response<RehearsalStream>, Status> {
+        self.trials.rehearse(request.into_inner()).await.map(Response::new)
     }
 
     async fn list(&self, request: Request<ListModules>) -> Result<Response<ModuleList>, Status> {
