@@ -113,6 +113,8 @@ impl Method {
     /// A request to begin from: each field of a plain kind with a value that fits it.
     pub fn example(&self) -> String {
         let value = |field: &FieldDescriptor| match field.kind() {
+            // Two, and different: a list often wants that.
+            Kind::String if field.is_list() => Some(Value::from(vec!["one", "two"])),
             _ if field.is_list() || field.is_map() => None,
             Kind::String if field.name() == "name" => Some(Value::from("alice")),
             Kind::String => Some(Value::from("…")),

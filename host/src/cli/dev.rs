@@ -15,7 +15,7 @@ use super::{
     failure::Failure,
     module::info_json,
     output::{Output, number, short_digest},
-    watch::{Source, Watcher, active, bring_in, may_be_mended},
+    watch::{Source, Watcher, active, bring_in, everywhere, may_be_mended},
 };
 
 /// Distance between the ports of two hosts.
@@ -67,8 +67,8 @@ pub async fn run(args: &DevArgs, timeout: Duration, output: Output) -> Result<()
         .collect();
     let addresses: Vec<String> = ports.iter().map(|ports| format!("127.0.0.1:{}", ports.client)).collect();
     let watched = source.clone().filter(|_| args.watch);
-    let mut watcher =
-        watched.map(|source| Watcher::new(source, args.data.clone(), addresses, timeout, args.activate_reuse, output));
+    let mut watcher = watched
+        .map(|source| Watcher::new(source, args.data.clone(), addresses.clone(), timeout, args.activate_reuse, output));
     let module = match &source {
         Some(source) => tokio::select! {
             module = source.bytes(output) => go_on_if_watched(module, args.watch, output)?,
@@ -85,7 +85,9 @@ pub async fn run(args: &DevArgs, timeout: Duration, output: Output) -> Result<()
         let connection = Connection::to_any(&[address], timeout).await?;
         if let Some(bytes) = module {
             let brought = bring_in(&connection, bytes, args.activate_reuse, output).await;
-            go_on_if_watched(brought, args.watch, output)?;
+            if let Some(module) = go_on_if_watched(brought, args.watch, output)? {
+                everywhere(&addresses, &module.digest).await;
+            }
         }
         let module = active(&connection).await?;
         introduce(&cluster, args, leader, module.as_ref(), &connection, output).await?;

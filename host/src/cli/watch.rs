@@ -28,6 +28,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Sources that stay the same for so long have been written to their end: an editor or a checkout writes many in a row.
 const SETTLED: Duration = Duration::from_millis(150);
 
+/// How long the hosts that follow may take to switch too: each compiles the module for itself, and a large one takes a while.
+const EVERYWHERE_LIMIT: Duration = Duration::from_secs(120);
+
+/// How often they are asked.
+const ASK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long one may take to answer that.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
 /// Where a module comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -86,6 +95,22 @@ pub async fn bring_in(
     let uploaded = upload(connection, bytes, !output.json).await?;
     let activated = activate(connection, &uploaded.digest, reuse).await?;
     activated.module.ok_or_else(|| Failure::refused("the host did not say what it has activated"))
+}
+
+/// Waits until every host that answers has switched to the module, so that whichever is asked next has it. After
+/// [`EVERYWHERE_LIMIT`] it is for the status to say which lag behind.
+pub async fn everywhere(hosts: &[String], digest: &str) {
+    let begin = Instant::now();
+    for host in hosts {
+        while begin.elapsed() < EVERYWHERE_LIMIT {
+            // One that cannot be reached is not waited for: it may have been killed, to see what happens.
+            let Ok(connection) = Connection::to(host, ANSWER_LIMIT).await else { break };
+            if active(&connection).await.is_ok_and(|module| module.is_some_and(|module| module.digest == digest)) {
+                break;
+            }
+            tokio::time::sleep(ASK_INTERVAL).await;
+        }
+    }
 }
 
 /// The active module.
@@ -174,6 +199,7 @@ impl Watcher {
         let connection = Connection::to_any(&self.hosts, self.timeout).await?;
         let before = active(&connection).await?;
         let now = bring_in(&connection, bytes, self.reuse, self.output).await?;
+        everywhere(&self.hosts, &now.digest).await;
         Ok(Some(now).filter(|now| before.is_none_or(|before| before.digest != now.digest)))
     }
 
