@@ -135,15 +135,15 @@ fn spinner() -> ProgressBar {
 
 /// What to type next, and what it does.
 fn next(made: &Scaffolded, language: Language) -> [(String, &'static str); 3] {
-    let test = match language {
-        Language::Rust => "cargo test",
-        Language::Python => "python3 -m unittest",
-        Language::Javascript => "npm test",
+    let (test, what) = match language {
+        Language::Rust => ("cargo test", "runs the module's tests, without a cluster"),
+        Language::Python => (".telegraft/venv/bin/python -m unittest", "once it was built: runs the module's tests"),
+        Language::Javascript => ("npm test", "once it was built: runs the module's tests"),
     };
     [
         (format!("cd {}", made.folder.display()), ""),
-        (test.to_owned(), "runs the module's tests, without a cluster"),
         ("telegraft dev --module . --watch".to_owned(), "builds it, runs it on three hosts, and swaps it as you edit"),
+        (test.to_owned(), what),
     ]
 }
 
