@@ -33,6 +33,26 @@ impl Failure {
         Self::new(FailureCode::FailedPrecondition, message)
     }
 
+    /// OUT_OF_RANGE: beyond the end of something, which may be further away later.
+    pub fn out_of_range(message: impl Into<String>) -> Self {
+        Self::new(FailureCode::OutOfRange, message)
+    }
+
+    /// RESOURCE_EXHAUSTED: too much, or too large.
+    pub fn resource_exhausted(message: impl Into<String>) -> Self {
+        Self::new(FailureCode::ResourceExhausted, message)
+    }
+
+    /// UNAUTHENTICATED: the caller did not say who it is, or did not prove it.
+    pub fn unauthenticated(message: impl Into<String>) -> Self {
+        Self::new(FailureCode::Unauthenticated, message)
+    }
+
+    /// ABORTED: another change came first; the caller may begin anew.
+    pub fn aborted(message: impl Into<String>) -> Self {
+        Self::new(FailureCode::Aborted, message)
+    }
+
     /// UNIMPLEMENTED: no such method.
     pub fn unimplemented(message: impl Into<String>) -> Self {
         Self::new(FailureCode::Unimplemented, message)
@@ -53,9 +73,7 @@ impl From<StoreError> for Failure {
             StoreError::Constraint(what) => Self::internal(format!("the store refused a row: {what}")),
             StoreError::Invalid(what) => Self::internal(format!("the store did not accept a statement: {what}")),
             StoreError::Denied(what) => Self::internal(format!("the store does not allow a statement: {what}")),
-            StoreError::TooLarge(what) => {
-                Self::new(FailureCode::ResourceExhausted, format!("too large for the store: {what}"))
-            }
+            StoreError::TooLarge(what) => Self::resource_exhausted(format!("too large for the store: {what}")),
         }
     }
 }

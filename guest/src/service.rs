@@ -41,7 +41,9 @@ macro_rules! include_proto {
 ///     services: [proto::PollsService],
 /// });
 ///
-/// impl proto::Polls for Poll { … }
+/// impl proto::Polls for Poll {
+///     // a function for each rpc
+/// }
 /// ```
 ///
 /// | field | meaning |

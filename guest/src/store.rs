@@ -34,7 +34,7 @@ impl dyn Store + '_ {
     ///
     /// # Errors
     ///
-    /// As [`all`](Self::all).
+    /// As `all`.
     pub fn first<R: FromRow>(&self, sql: &str, params: &[Param<'_>]) -> Result<Option<R>, Failure> {
         Ok(self.all(sql, params)?.into_iter().next())
     }

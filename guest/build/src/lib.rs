@@ -38,7 +38,7 @@ use crate::generate::Generator;
 ///
 /// # Errors
 ///
-/// Each as lines that cargo shows; see [`Error`].
+/// [`Error`]; where `main` returns it, cargo shows its text.
 pub fn compile(file: impl AsRef<Path>) -> Result<(), Error> {
     Builder::new().compile(&[file])
 }
@@ -75,16 +75,10 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Each as lines that cargo shows; see [`Error`].
+    /// [`Error`]; where `main` returns it, cargo shows its text.
     pub fn compile(self, files: &[impl AsRef<Path>]) -> Result<(), Error> {
         let files: Vec<&Path> = files.iter().map(AsRef::as_ref).collect();
-        let outcome = self.run(&files);
-        if let Err(error) = &outcome {
-            for line in error.to_string().lines() {
-                println!("cargo::error={line}");
-            }
-        }
-        outcome
+        self.run(&files)
     }
 
     fn run(self, files: &[&Path]) -> Result<(), Error> {
