@@ -60,6 +60,8 @@ pub fn build(project: &Path, manifest: &Manifest, out: &Path, say: &mut dyn FnMu
     command.arg("--output").arg(out).arg("telegraft.component");
     // It takes the packages of the environment with this name, and nothing from elsewhere.
     command.env("VIRTUAL_ENV", made.path("guest")).env_remove("PYTHONPATH").env_remove("PYTHONHOME");
+    // Its own stack would bury the module's.
+    command.env("RUST_BACKTRACE", "0");
     tool::run(&mut command, "componentize-py", "remove the project's folder .telegraft, and build again", say)
 }
 
@@ -143,6 +145,9 @@ fn require(interpreter: &OsString) -> Result<(), BuildError> {
         _ => missing(format!("it cannot be run: {error}")),
     })?;
     let text = String::from_utf8_lossy(&printed.stdout);
+    if text.is_empty() {
+        return Err(missing(format!("it does not work: {}", String::from_utf8_lossy(&printed.stderr).trim())));
+    }
     let mut numbers = text.split_whitespace().map(|number| number.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < PYTHON_MIN {
