@@ -211,7 +211,11 @@ async fn replay(cluster: &mut Cluster, before: &Agreement, killed: bool) -> Resu
             Ok(applied)
         });
         let reached = reached.await?;
-        ensure!(reached < before.index, "the replay was over before it could be killed");
+        // A few modules alone are replayed in no time.
+        ensure!(
+            reached < before.index || chosen().len() < ATTACKS.len(),
+            "the replay was over before it could be killed"
+        );
         for id in cluster.ids() {
             cluster.kill(id)?;
         }
