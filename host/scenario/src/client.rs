@@ -80,6 +80,8 @@ struct Current {
     tries: u32,
     /// It knows already that it must ask again, and only waits a moment.
     pausing: bool,
+    /// The story says that it was told so.
+    told: bool,
 }
 
 impl Client {
@@ -107,7 +109,7 @@ impl Cluster {
         };
         let words = || format!("{}: {}", self.clients[number].name, ask.words());
         self.story.tell(begun, words);
-        self.clients[number].current = Some(Current { ask, command, begun, tries: 0, pausing: false });
+        self.clients[number].current = Some(Current { ask, command, begun, tries: 0, pausing: false, told: false });
         self.tally.calls += u64::from(number > 0);
         if number > 0 {
             self.let_chance_play();
@@ -194,8 +196,9 @@ impl Cluster {
         };
         current.pausing = true;
         let attempt = client.attempt;
-        if pause > 3_000 {
-            self.story.tell(now, || format!("{} is told to try again", client.name));
+        if pause > 3_000 && !current.told {
+            current.told = true;
+            self.story.tell(now, || format!("{} is told to try again later", client.name));
         }
         self.wake(number, attempt, pause);
     }

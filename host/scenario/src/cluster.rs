@@ -532,15 +532,15 @@ impl Cluster {
                         if *power { Fault::LosePower { target, down_for } } else { Fault::Kill { target, down_for } };
                     self.world.inflict(fault)?;
                 }
-                let what = if *power { "loses its power" } else { "is killed" };
-                format!("host {} {what}, back in {}", list(&ids), humantime::format_duration(*lasting))
+                let what = if *power { "power lost" } else { "killed" };
+                format!("host {}: {what}, back in {}", list(&ids), humantime::format_duration(*lasting))
             }
             Event::Pause { host, lasting } => {
                 let ids = which(self, &Some(*host))?;
                 for id in &ids {
                     self.world.inflict(Fault::Pause { target: Target::Node(*id), lasting: micros(*lasting) })?;
                 }
-                format!("host {} stands still for {}", list(&ids), humantime::format_duration(*lasting))
+                format!("host {}: stands still for {}", list(&ids), humantime::format_duration(*lasting))
             }
             Event::Partition { hosts, lasting } => {
                 let mut ids = Vec::new();
@@ -550,7 +550,7 @@ impl Cluster {
                 let bits = ids.iter().fold(0, |bits: u64, id| bits | (1 << id));
                 let fault = Fault::Cut { cut: Cut::Split(bits), lasting: lasting.map_or(FOREVER, micros) };
                 self.world.inflict(fault)?;
-                format!("host {} is cut off from the others, {}", list(&ids), until(*lasting))
+                format!("host {}: cut off from the others, {}", list(&ids), until(*lasting))
             }
             Event::BadNetwork { percent, lasting } => {
                 let (loss_percent, repeat_percent) = (*percent, *percent);
@@ -569,7 +569,7 @@ impl Cluster {
                 for id in &ids {
                     self.world.inflict(Fault::Snapshot { target: Target::Node(*id), compact_behind: 0 })?;
                 }
-                format!("host {} makes a snapshot and drops its log", list(&ids))
+                format!("host {}: a snapshot is made, the log before it dropped", list(&ids))
             }
             Event::TransferLeader { to } => {
                 let ids = which(self, &Some(*to))?;

@@ -121,5 +121,5 @@ pub use failure::{Failure, code_name};
 pub use play::Played;
 pub use scenario::{Mistake, Scenario, Wrong};
 pub use seeds::{Failed, NotPassed, Report, Seeds, quiet_panics};
-pub use service::Module;
+pub use service::{Module, keep_compiled_in};
 pub use telegraft_node::ports::{Code, Rejection};

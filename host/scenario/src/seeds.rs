@@ -21,6 +21,9 @@ use crate::{
 /// Seeds at a time: each has an engine's instances for its hosts, of which there are 64.
 const JOBS_MAX: usize = 12;
 
+/// Characters of an expected or actual value that are shown to a person.
+const VALUE_SHOWN_MAX: usize = 600;
+
 /// How seeds went.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -63,12 +66,20 @@ impl fmt::Display for Failed {
         }
         write!(f, ": {step}: {what}")?;
         if let Some(expected) = expected {
-            write!(f, "\n  expected: {expected}")?;
+            write!(f, "\n  expected: {}", shortened(expected))?;
         }
         if let Some(actual) = actual {
-            write!(f, "\n  actual:   {actual}")?;
+            write!(f, "\n  actual:   {}", shortened(actual))?;
         }
         write!(f, "\n  seed:     {} (event digest {})", self.played.seed, self.played.digest)
+    }
+}
+
+/// A value as a person can take it in; whole where it is short, and in [`Wrong`] in any case.
+fn shortened(value: &str) -> String {
+    match value.char_indices().nth(VALUE_SHOWN_MAX) {
+        Some((end, _)) => format!("{}… ({} bytes in all)", &value[..end], value.len()),
+        None => value.to_owned(),
     }
 }
 

@@ -32,6 +32,14 @@ pub(crate) struct Method {
     output: MessageDescriptor,
 }
 
+/// Keeps compiled modules in a folder, for later processes: a large module takes a minute to compile. To be called first.
+///
+/// # Errors
+/// Where the folder cannot be used.
+pub fn keep_compiled_in(folder: &std::path::Path) -> Result<(), Failure> {
+    Ok(telegraft_sim::machine::wasm::keep_compiled_in(folder)?)
+}
+
 impl Module {
     /// Checks a component and compiles it; the second time in one process that is done.
     ///

@@ -54,12 +54,28 @@ pub struct TestArgs {
     /// Seeds at a time; 0: one a core
     #[arg(long, value_name = "N", default_value_t = 0)]
     jobs: usize,
+    /// Where compiled modules are kept for the next time; by default in the user's cache folder, where there is one
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+}
+
+/// Where the user's programs keep what they can make again (XDG Base Directory Specification).
+fn usual_cache() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
+    Some(cache.join("telegraft").join("modules"))
 }
 
 /// Runs the command.
 pub async fn run(args: &TestArgs, output: Output) -> Result<(), Failure> {
-    let module = Module::new(read(&args.file)?)
-        .map_err(|failure| Failure::usage(format!("{}: {failure}", args.file.display())))?;
+    let bytes = read(&args.file)?;
+    if let Some(folder) = args.cache.clone().or_else(usual_cache)
+        && let Err(failure) = telegraft_scenario::keep_compiled_in(&folder)
+        && args.cache.is_some()
+    {
+        return Err(Failure::usage(failure.to_string()));
+    }
+    let module = Module::new(bytes).map_err(|failure| Failure::usage(format!("{}: {failure}", args.file.display())))?;
     let scenario = Scenario::from_file(&args.scenario, &module).map_err(|mistake| of_mistake(&mistake))?;
     match args.seed {
         Some(seed) => one(args, &scenario, seed, output),

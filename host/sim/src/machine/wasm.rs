@@ -89,13 +89,29 @@ impl WasmDisk {
     }
 }
 
+static SANDBOX: Mutex<Option<Sandbox>> = Mutex::new(None);
+
+/// Has [`shared_sandbox`] keep what it compiles in a folder, for later processes. To be called before anything is
+/// simulated; afterwards it changes nothing.
+///
+/// # Errors
+///
+/// Where the folder cannot be used, or the Wasm engine does not start.
+pub fn keep_compiled_in(folder: &Path) -> Result<(), MachineFault> {
+    let mut shared = SANDBOX.lock().unwrap_or_else(PoisonError::into_inner);
+    if shared.is_none() {
+        let sandbox = Sandbox::new(SandboxOptions::new(folder)).map_err(|e| MachineFault(e.to_string()))?;
+        *shared = Some(sandbox);
+    }
+    Ok(())
+}
+
 /// The one sandbox of this process: its engine reserves much address space, and a module is compiled once for all worlds.
 ///
 /// # Errors
 ///
 /// Where there is no room for temporary files, or the Wasm engine does not start.
 pub fn shared_sandbox() -> Result<Sandbox, MachineFault> {
-    static SANDBOX: Mutex<Option<Sandbox>> = Mutex::new(None);
     let mut shared = SANDBOX.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(sandbox) = &*shared {
         return Ok(sandbox.clone());
