@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message as _;
-use telegraft_proto::internal::Command;
+use telegraft_proto::internal::{Command, command::Body};
 use telegraft_raft::{Entry, EntryKind, Index};
 use telegraft_sim::{
     clients::outcome_hash,
@@ -39,6 +39,12 @@ impl Carried {
     }
 }
 
+/// The entry at which a machine's audit of reuse found a difference, where that is what this one says.
+fn audited(entry: &Entry) -> Option<Index> {
+    let command = Command::decode(entry.data.clone()).ok()?;
+    if let Some(Body::EndReuse(end)) = command.body { Some(end.index) } else { None }
+}
+
 impl Cluster {
     /// Ends all faults, lets the cluster come to rest, and checks what must hold: all hosts have applied everything that
     /// is committed, with the same outcomes and the same state, by digest; every write that was answered is in the log, as
@@ -66,6 +72,12 @@ impl Cluster {
         let mut first: BTreeMap<(String, u64), Index> = BTreeMap::new();
         let mut duplicates = 0;
         for committed in &judge.committed {
+            if let Some(at) = audited(&committed.entry) {
+                return broken(
+                    'R',
+                    format!("entry {at} had other effects in the instance that was kept than in a fresh one"),
+                );
+            }
             let Some(session) = Carried::of(&committed.entry).and_then(|carried| carried.session) else { continue };
             let index = committed.entry.index;
             let known = *first.entry(session.clone()).or_insert(index);
@@ -121,6 +133,14 @@ impl Cluster {
         }
         let (_, expected) = machine.state_digest()?;
         let (index, found) = self.world.state_digest()?;
+        if machine.effect_digest().map(|(_, digest)| digest) != self.world.effect_digest().map(|(_, digest)| digest) {
+            return broken(
+                'O',
+                format!(
+                    "up to index {index} the entries had other effects on the hosts than on a new machine which applies each request once"
+                ),
+            );
+        }
         if expected != found {
             return broken(
                 'O',

@@ -55,6 +55,10 @@ fn told(violation: &Violation) -> String {
             "the replicas are not equal: {what}\n  what to do: compute from the store, the command and the context alone; a module that is \
              activated with `reuse` must keep nothing in memory between two calls"
         ),
+        'R' => format!(
+            "the module keeps state in memory between calls, which `reuse` forbids: {what}\n  what to do: keep everything in the store, or \
+             leave `reuse` out"
+        ),
         'O' => format!("a write was not applied exactly once: {what}"),
         'V' => format!("the cluster does not come to rest: {what}"),
         'P' => format!("a host cannot go on: {what}"),

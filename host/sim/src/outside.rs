@@ -261,6 +261,12 @@ impl World {
         }
     }
 
+    /// The effect digest of a node that runs, and its index, where machines keep one.
+    pub fn effect_digest(&self) -> Option<(Index, [u8; 32])> {
+        let mut running = self.processes.values().filter_map(|process| process.running.as_ref());
+        running.next().and_then(|running| running.machine.effect_digest())
+    }
+
     /// Digest of all events so far.
     pub fn digest(&self) -> Digest {
         self.trace.digest()

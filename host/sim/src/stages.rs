@@ -205,7 +205,11 @@ impl World {
                 let applied_before = running.machine.applied_index();
                 let applied = running.apply(&entries).map_err(|fault| defect(&fault))?;
                 let proposals = running.machine.take_proposals();
+                let effects = running.machine.effect_digest();
                 self.judge.applied(node, &applied, applied_before)?;
+                if let Some((index, digest)) = effects {
+                    self.judge.effects(node, index, digest)?;
+                }
                 let last = applied.last().map_or(0, |entry| entry.index);
                 let outcomes =
                     applied.iter().fold(0, |sum: u64, entry| sum.rotate_left(1) ^ outcome_hash(&entry.outcome));

@@ -88,6 +88,7 @@ pub struct Judge {
     /// Hash of the outcome at each index, from 1.
     pub outcomes: Vec<Option<u64>>,
     digests: BTreeMap<Index, (NodeId, String)>,
+    effects: BTreeMap<Index, (NodeId, [u8; 32])>,
     /// Things that were compared.
     pub checks: u64,
 }
@@ -105,6 +106,7 @@ impl Judge {
             members: vec![Members::first(voters)],
             outcomes: Vec::new(),
             digests: BTreeMap::new(),
+            effects: BTreeMap::new(),
             checks: 0,
         }
     }
@@ -407,6 +409,24 @@ impl Judge {
             return violation(
                 'S',
                 format!("nodes {first} and {id} have different state at index {index}: {known} and {digest}"),
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Judge {
+    /// A replica's digest of all effects up to an index.
+    ///
+    /// # Errors
+    /// **S**, where it differs from another replica's at that index.
+    pub fn effects(&mut self, id: NodeId, index: Index, digest: [u8; 32]) -> Result<(), Violation> {
+        self.checks += 1;
+        let (first, known) = *self.effects.entry(index).or_insert((id, digest));
+        if known != digest {
+            return violation(
+                'S',
+                format!("up to index {index} the entries had other effects on node {first} than on node {id}"),
             );
         }
         Ok(())

@@ -25,6 +25,11 @@ pub trait RunningMachine: Machine {
     ///
     /// Only for the machine's own defects.
     fn state_digest(&mut self) -> Result<(Index, String), MachineFault>;
+
+    /// Digest of the effects of all commands up to an index, where the machine keeps one; equal on every replica there.
+    fn effect_digest(&self) -> Option<(Index, [u8; 32])> {
+        None
+    }
 }
 
 /// What a node's machine has on its disk, across processes.

@@ -225,6 +225,10 @@ impl RunningMachine for WasmMachine {
     fn state_digest(&mut self) -> Result<(Index, String), MachineFault> {
         self.reader.state_digest()
     }
+
+    fn effect_digest(&self) -> Option<(Index, [u8; 32])> {
+        Some(self.reader.effect_digest())
+    }
 }
 
 /// What stands in a log's index.
