@@ -22,7 +22,7 @@ use crate::{
     effects::{Effects, table_size},
     guest::{Context, Ended, bindings::telegraft::machine::store, rejection},
     limits::Limits,
-    policy::{self, Mode, Policy},
+    policy::{self, Mode, Policy, SAME_NAMES},
     snapshot::{file_fault, sync_dir, with_suffix},
 };
 
@@ -31,6 +31,12 @@ const STATEMENTS_CACHED: usize = 256;
 
 /// Bytes of one statement's text.
 const SQL_BYTES_MAX: i32 = 256 << 10;
+
+/// Statements with a longer text are not kept compiled: 256 of the longest would take gigabytes.
+const SQL_BYTES_CACHED_MAX: usize = 16 << 10;
+
+/// Arguments of one function call: several functions put all of them together before they look at the size of the result.
+const FUNCTION_ARGUMENTS_MAX: i32 = 32;
 
 /// SQLite's own maximum for a value, which holds for the host.
 const VALUE_BYTES_HOST: i32 = 1_000_000_000;
@@ -121,6 +127,7 @@ impl Database {
         conn.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX)?;
         conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         conn.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
+        conn.set_limit(Limit::SQLITE_LIMIT_FUNCTION_ARG, FUNCTION_ARGUMENTS_MAX)?;
         conn.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
         Ok(Database { conn, policy, limits: Limits::DEFAULT, steps_left: 0, writable, schema_changed: false })
@@ -182,18 +189,21 @@ impl Database {
     }
 
     /// Lends the connection to a guest until [`Database::leave_guest`].
-    pub(crate) fn enter_guest(&mut self, limits: &Limits, _context: &Context) {
+    pub(crate) fn enter_guest(&mut self, limits: &Limits, context: &Context) {
         self.policy.set_mode(if self.writable { Mode::Write } else { Mode::Read });
         self.limits = *limits;
         self.steps_left = i64::try_from(limits.sql_steps).unwrap_or(i64::MAX);
         let value_bytes = i32::try_from(limits.value_bytes).unwrap_or(VALUE_BYTES_HOST);
         // Cannot fail: the limit's number is known.
         let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, value_bytes);
+        self.policy.meter.set_value_bytes(value_bytes);
+        self.policy.entry.begin(context.time_us, context.entropy);
     }
 
     pub(crate) fn leave_guest(&mut self) {
         self.policy.set_mode(Mode::Host);
         let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_HOST);
+        self.policy.meter.set_value_bytes(VALUE_BYTES_HOST);
     }
 
     /// Whether the open entry leaves a deferred foreign key violated. SQLite itself would only look at the end of the
@@ -268,6 +278,14 @@ impl Database {
 
     /// Runs one statement to its end; the number of rows it changed.
     fn run(&mut self, sql: &str, params: &[store::Value], sink: &mut impl Sink) -> Result<u64, SqlEnd> {
+        let ended = self.run_statement(sql, params, sink);
+        if self.policy.compiling_cost() > 0 || sql.len() > SQL_BYTES_CACHED_MAX {
+            self.conn.flush_prepared_statement_cache();
+        }
+        ended
+    }
+
+    fn run_statement(&mut self, sql: &str, params: &[store::Value], sink: &mut impl Sink) -> Result<u64, SqlEnd> {
         if let Some(why) = policy::refuse_text(sql) {
             return Err(SqlEnd::Guest(store::Error::Denied(why.to_owned())));
         }
@@ -278,8 +296,16 @@ impl Database {
         self.policy.begin_prepare();
         let mut statement = match self.conn.prepare_cached(sql) {
             Ok(statement) => statement,
-            Err(e) => return Err(self.classify(e)),
+            Err(e) => {
+                // SQLite's error may hide that its parts were too many already, but not what they cost.
+                self.steps_left = self.steps_left.saturating_sub_unsigned(self.policy.compiling_cost());
+                return Err(if self.steps_left < 0 { self.over_steps() } else { self.classify(e) });
+            }
         };
+        self.steps_left = self.steps_left.saturating_sub_unsigned(self.policy.compiling_cost());
+        if self.steps_left < 0 {
+            return Err(self.over_steps());
+        }
         let ddl = self.policy.saw_ddl();
         if statement.is_explain() != 0 {
             statement.discard();
@@ -325,9 +351,14 @@ impl Database {
             None
         };
 
+        // Six columns of one name are the fewest.
+        if statement.column_count() > 5 && policy::has_random_names(statement.column_names()) {
+            return Err(SqlEnd::Guest(store::Error::Invalid(SAME_NAMES.to_owned())));
+        }
         sink.columns(&statement);
         let mut outcome = Ok(());
         // From here to `end_steps` the count runs. It begins at zero: it was reset when it was read the last time.
+        let changed_before = self.conn.total_changes();
         self.policy.begin_steps(self.steps_left);
         let mut failed = None;
         {
@@ -348,8 +379,8 @@ impl Database {
                 }
             }
         }
-        self.policy.end_steps();
-        let steps = i64::from(statement.reset_status(StatementStatus::VmStep));
+        let charged = self.policy.end_steps();
+        let steps = i64::from(statement.reset_status(StatementStatus::VmStep)).saturating_add(charged);
         if ddl {
             statement.discard();
             self.conn.flush_prepared_statement_cache();
@@ -361,6 +392,9 @@ impl Database {
             return Err(SqlEnd::Ended(rejection(Code::Aborted, message).into()));
         }
         self.steps_left = self.steps_left.saturating_sub(steps);
+        if self.policy.meter.exhausted() {
+            return Err(self.over_steps());
+        }
         if let Some(e) = failed {
             return Err(self.classify(e));
         }
@@ -373,6 +407,10 @@ impl Database {
             });
             self.policy.effects().saw_ddl(altered.fold(grown, i64::saturating_add));
             self.steps_left = self.steps_left.saturating_sub(rows_before.saturating_add(rows_after));
+            let random = policy::tables_with_random_names(&self.policy, &self.conn, &tables);
+            if random.map_err(|e| SqlEnd::Ended(fault("cannot read the columns of a table", &e).into()))? {
+                return Err(SqlEnd::Ended(rejection(Code::Aborted, SAME_NAMES).into()));
+            }
         }
         if self.policy.effects().outgrown() {
             return Err(self.over_data());
@@ -381,7 +419,9 @@ impl Database {
             return Err(self.over_steps());
         }
         outcome?;
-        Ok(if read_only || ddl { 0 } else { self.conn.changes() })
+        // Statements that count nothing (DDL, REINDEX) leave the count of the one before.
+        let counted = !ddl && self.conn.total_changes() != changed_before;
+        Ok(if counted { self.conn.changes() } else { 0 })
     }
 
     /// Rows of these tables, and the logical bytes of each that is there.

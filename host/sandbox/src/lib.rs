@@ -54,9 +54,8 @@
 //!
 //! # Not here
 //!
-//! Wall-clock limits: fuel and SQL steps bound every call, though a single SQL function over long values (LIKE) can take
-//! long for one step. Time and date functions of SQL: refused, a guest has
-//! the time in its context.
+//! Wall-clock limits: fuel and SQL steps bound every call; the SQL functions whose work could outgrow a step charge for it
+//! ([`functions`]).
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -70,6 +69,7 @@ mod catalog;
 mod database;
 mod effects;
 mod engine;
+mod functions;
 mod guest;
 mod history;
 mod kept;

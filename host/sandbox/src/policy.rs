@@ -5,134 +5,52 @@
 //!    from naming the host's tables by any road (`ALTER … RENAME TO`, views, triggers). It also keeps guest statements
 //!    and host statements apart in the statement cache: every statement of the host contains `_telegraft_`.
 //! 2. **Authorizer.** What a statement does while it is compiled must be on the list below.
-//! 3. **Functions.** Every function that SQLite has registered and that is not on [`FUNCTIONS`] is replaced by one that
-//!    refuses, so that nothing hangs on where in a schema SQLite asks the authorizer.
+//! 3. **Functions.** Every function that SQLite has registered and that a module is not offered is replaced by one that
+//!    refuses, so that nothing hangs on where in a schema SQLite asks the authorizer; those that would ask the host (for
+//!    the time, for randomness) are replaced by ones that ask the log entry. [`crate::functions`] has the lists.
 //!
-//! Refused because replicas could differ: `random`, `randomblob`, all date and time functions (a guest takes the time
-//! from its context), `changes`, `total_changes`, `last_insert_rowid` (a connection's history), the mathematical
-//! functions of the C library, PRAGMA, EXPLAIN, ANALYZE (plans would depend on it), virtual tables. Refused because the
-//! transaction is the host's: BEGIN, COMMIT, ROLLBACK, SAVEPOINT, ATTACH, temporary tables, VACUUM.
+//! Refused because replicas could differ: `changes`, `total_changes`, `last_insert_rowid` (a connection's history), the
+//! mathematical functions of the C library, PRAGMA, EXPLAIN, ANALYZE (plans would depend on it), virtual tables. Refused
+//! because the transaction is the host's: BEGIN, COMMIT, ROLLBACK, SAVEPOINT, ATTACH, temporary tables, VACUUM.
 
 use std::{
     collections::BTreeSet,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
 };
 
 use rusqlite::{
     Connection,
-    functions::FunctionFlags,
     hooks::{AuthAction, AuthContext, Authorization, PreUpdateCase},
 };
 
-use crate::effects::Effects;
+use crate::{
+    effects::Effects,
+    functions::{self, EntrySource, Meter, STEPS_PER_TICK},
+};
 
 /// Prefix of the host's own tables and savepoints.
 pub(crate) const RESERVED: &str = "_telegraft_";
-
-/// VM steps between two looks at the step budget.
-pub(crate) const STEPS_PER_TICK: i64 = 1000;
-
-/// Functions a guest may call: results depend on the arguments alone.
-const FUNCTIONS: &[&str] = &[
-    "->",
-    "->>",
-    "abs",
-    "avg",
-    "char",
-    "coalesce",
-    "concat",
-    "concat_ws",
-    "count",
-    "cume_dist",
-    "dense_rank",
-    "first_value",
-    "format",
-    "glob",
-    "group_concat",
-    "hex",
-    "if",
-    "ifnull",
-    "iif",
-    "instr",
-    "json",
-    "json_array",
-    "json_array_length",
-    "json_error_position",
-    "json_extract",
-    "json_group_array",
-    "json_group_object",
-    "json_insert",
-    "json_array_insert",
-    "jsonb_array_insert",
-    "json_object",
-    "json_patch",
-    "json_pretty",
-    "json_quote",
-    "json_remove",
-    "json_replace",
-    "json_set",
-    "json_type",
-    "json_valid",
-    "jsonb",
-    "jsonb_array",
-    "jsonb_extract",
-    "jsonb_group_array",
-    "jsonb_group_object",
-    "jsonb_insert",
-    "jsonb_object",
-    "jsonb_patch",
-    "jsonb_remove",
-    "jsonb_replace",
-    "jsonb_set",
-    "lag",
-    "last_value",
-    "lead",
-    "length",
-    "like",
-    "likelihood",
-    "likely",
-    "lower",
-    "ltrim",
-    "max",
-    "min",
-    "nth_value",
-    "ntile",
-    "nullif",
-    "octet_length",
-    "percent_rank",
-    "printf",
-    "quote",
-    "rank",
-    "replace",
-    "round",
-    "row_number",
-    "rtrim",
-    "sign",
-    "soundex",
-    "string_agg",
-    "substr",
-    "substring",
-    "sum",
-    "total",
-    "trim",
-    "typeof",
-    "unhex",
-    "unicode",
-    "unistr",
-    "unistr_quote",
-    "unlikely",
-    "upper",
-    "zeroblob",
-];
 
 /// SQLite's names for the table of a schema.
 const SCHEMA_TABLES: &[&str] = &["sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema"];
 
 /// Table-valued functions a guest may read from.
 const TABLE_FUNCTIONS: &[&str] = &["json_each", "json_tree", "jsonb_each", "jsonb_tree"];
+
+/// Questions that SQLite asks the authorizer about one statement: some three for each SELECT and one for each column that is
+/// named, also within views and triggers. What compiling costs grows with them, and views on views can make them grow
+/// without end.
+const QUESTIONS_MAX: u64 = 5_000;
+
+/// Up to so many, compiling is part of a statement's price. A statement with more pays for it each time and is not kept
+/// compiled, so that it pays the same on every replica.
+const QUESTIONS_FREE: u64 = 500;
+
+/// Steps for each question of a statement that pays for them.
+const STEPS_PER_QUESTION: u64 = 100;
 
 /// Who is compiling statements.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -154,16 +72,20 @@ pub(crate) struct Policy {
     /// Why a statement was refused, for a message that says more than "not authorized".
     denied: Mutex<Option<String>>,
     is_denied: AtomicBool,
+    /// Of the statement being compiled.
+    questions: AtomicU64,
     /// The statement being compiled changes the schema.
     ddl: AtomicBool,
     /// Tables that it makes, drops or alters; whether it drops them.
     resized: Mutex<Vec<(String, bool)>>,
+    /// It is ALTER TABLE.
+    alters: AtomicBool,
     /// A row took the largest row id.
     rowid_max: AtomicBool,
-    /// Whether the progress handler counts (a statement of the guest is being stepped).
-    counting: AtomicBool,
-    ticks: AtomicI64,
-    ticks_max: AtomicI64,
+    /// Counts what the statement that runs costs.
+    pub(crate) meter: Meter,
+    /// What functions answer from.
+    pub(crate) entry: EntrySource,
     /// What the entry has changed so far; a read changes nothing.
     effects: Arc<Effects>,
     /// Names of virtual table modules compiled in, other than [`TABLE_FUNCTIONS`].
@@ -184,6 +106,8 @@ impl Policy {
     }
 
     pub(crate) fn begin_prepare(&self) {
+        self.questions.store(0, Relaxed);
+        self.alters.store(false, Relaxed);
         if self.ddl.swap(false, Relaxed) {
             self.resized.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
@@ -200,6 +124,14 @@ impl Policy {
         self.denied.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// What compiling the statement costs in steps. One that costs must not be kept compiled.
+    pub(crate) fn compiling_cost(&self) -> u64 {
+        match self.questions.load(Relaxed) {
+            0..=QUESTIONS_FREE => 0,
+            many => many * STEPS_PER_QUESTION,
+        }
+    }
+
     pub(crate) fn saw_ddl(&self) -> bool {
         self.ddl.load(Relaxed)
     }
@@ -209,18 +141,17 @@ impl Policy {
         self.resized.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counting begins: the statement is interrupted at the first tick that exceeds `steps`.
+    /// A statement begins to run, with so many steps at most.
     pub(crate) fn begin_steps(&self, steps: i64) {
         self.effects.record(true);
         self.rowid_max.store(false, Relaxed);
-        self.ticks.store(0, Relaxed);
-        self.ticks_max.store(steps / STEPS_PER_TICK, Relaxed);
-        self.counting.store(true, Relaxed);
+        self.meter.begin(steps);
     }
 
-    pub(crate) fn end_steps(&self) {
+    /// The statement has ended; the steps that its functions charged.
+    pub(crate) fn end_steps(&self) -> i64 {
         self.effects.record(false);
-        self.counting.store(false, Relaxed);
+        self.meter.end()
     }
 
     pub(crate) fn effects(&self) -> &Effects {
@@ -234,8 +165,12 @@ impl Policy {
     /// The progress handler: true interrupts.
     fn tick(&self) -> bool {
         // Steps outside a guest's statement (loading the schema, say) depend on the connection's history.
-        self.counting.load(Relaxed)
-            && (self.ticks.fetch_add(1, Relaxed) + 1 > self.ticks_max.load(Relaxed) || self.effects.outgrown())
+        self.meter.is_counting() && (self.meter.tick() || self.effects.outgrown())
+    }
+
+    /// Notes why a function refuses.
+    pub(crate) fn refuse(&self, why: String) {
+        let _ = self.deny(why);
     }
 
     fn deny(&self, why: impl Into<String>) -> Authorization {
@@ -251,16 +186,15 @@ impl Policy {
         if mode == Mode::Host as u8 {
             return Authorization::Allow;
         }
+        if self.questions.fetch_add(1, Relaxed) >= QUESTIONS_MAX {
+            return self.deny("the statement is too complex: with the views and triggers in it, it has too many parts");
+        }
         let read_only = mode == Mode::Read as u8;
         if let AuthAction::Select | AuthAction::Recursive = ctx.action {
             return Authorization::Allow;
         }
         if let AuthAction::Function { function_name } = ctx.action {
-            return if is_allowed_function(function_name) {
-                Authorization::Allow
-            } else {
-                self.deny(format!("the function {function_name}() is not available to a module"))
-            };
+            return self.authorize_function(function_name);
         }
         let writes = !matches!(
             ctx.action,
@@ -313,6 +247,9 @@ impl Policy {
             AuthAction::CreateTable { table_name: name }
             | AuthAction::DropTable { table_name: name }
             | AuthAction::AlterTable { table_name: name, .. } => {
+                if matches!(ctx.action, AuthAction::AlterTable { .. }) {
+                    self.alters.store(true, Relaxed);
+                }
                 let mut resized = self.resized.lock().unwrap_or_else(PoisonError::into_inner);
                 if !resized.iter().any(|(table, _)| table == name) {
                     resized.push((name.to_owned(), matches!(ctx.action, AuthAction::DropTable { .. })));
@@ -333,6 +270,7 @@ impl Policy {
             AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => {
                 self.deny("transactions are the host's: a command is one transaction as it is")
             }
+            AuthAction::Pragma { pragma_name, .. } if self.checks_rows(pragma_name) => Authorization::Allow,
             AuthAction::Pragma { .. } => self.deny("PRAGMA is not available to a module"),
             AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
                 self.deny("temporary and attached databases are not available to a module")
@@ -345,11 +283,24 @@ impl Policy {
         }
     }
 
+    fn authorize_function(&self, name: &str) -> Authorization {
+        if functions::is_allowed(name) { Authorization::Allow } else { self.deny(functions::refusal(name)) }
+    }
+
+    /// ALTER TABLE … ADD COLUMN itself checks the rows that are there against CHECK and STRICT so; its text has no place for
+    /// a guest to do it.
+    fn checks_rows(&self, pragma: &str) -> bool {
+        self.alters.load(Relaxed) && pragma.eq_ignore_ascii_case("quick_check")
+    }
+
     fn authorize_read(&self, table: &str) -> Authorization {
         if is_reserved(table) {
             return self.deny(reserved(table));
         }
         let lower = table.to_ascii_lowercase();
+        if lower.strip_prefix("pragma_").is_some_and(|pragma| self.checks_rows(pragma)) {
+            return Authorization::Allow;
+        }
         let modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         if lower.starts_with("pragma_") || modules.contains(&lower) {
             return self.deny(format!("the virtual table {lower} is not available to a module"));
@@ -374,16 +325,47 @@ fn reserved(name: &str) -> String {
     format!("{name} is reserved: names that begin with {RESERVED} are the host's")
 }
 
-fn is_allowed_function(name: &str) -> bool {
-    // The internal functions of ALTER TABLE; a guest cannot name them (layer 1).
-    name.get(..7).is_some_and(|head| head.eq_ignore_ascii_case("sqlite_"))
-        || FUNCTIONS.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+/// Why a statement with such columns ends.
+pub(crate) const SAME_NAMES: &str =
+    "more than five columns have the same name, for which SQLite makes up random ones; name them with AS";
+
+/// Whether one of these tables (those that are dropped aside) has a column with a random name.
+pub(crate) fn tables_with_random_names(
+    policy: &Policy,
+    conn: &Connection,
+    tables: &[(String, bool)],
+) -> rusqlite::Result<bool> {
+    let mode = policy.mode();
+    policy.set_mode(Mode::Host);
+    let any = tables.iter().filter(|(_, dropped)| !dropped).try_fold(false, |any, (table, _)| {
+        let mut statement = conn.prepare("SELECT name FROM pragma_table_info(?1) -- _telegraft_")?;
+        let names = statement.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+        Ok(any || has_random_names(names.iter().map(String::as_str)))
+    });
+    policy.set_mode(mode);
+    any
+}
+
+/// Whether names of columns were made up by SQLite's own random generator. To columns of one name SQLite adds `:1`, `:2` and
+/// so on, and what it adds for the sixth and later ones is random (where a query, a view or CREATE TABLE AS has them in a
+/// subquery).
+pub(crate) fn has_random_names<'a>(names: impl Iterator<Item = &'a str>) -> bool {
+    let names: Vec<&str> = names.collect();
+    if !names.iter().any(|name| name.contains(':')) {
+        return false;
+    }
+    // SQLite takes names for the same whatever their case.
+    let names: BTreeSet<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
+    names.iter().any(|name| {
+        let numbered = name.rsplit_once(':').and_then(|(base, n)| Some((base, n.parse::<u64>().ok()?)));
+        numbered.is_some_and(|(base, n)| n > 4 && (1..=4).all(|i| names.contains(&format!("{base}:{i}"))))
+    })
 }
 
 /// Layer 1: why the text is refused, if it is.
 pub(crate) fn refuse_text(sql: &str) -> Option<&'static str> {
-    const SEQUENCE: &[u8] = b"sequence";
     let bytes = sql.as_bytes();
+    const SEQUENCE: &[u8] = b"sequence";
     let mut from = 0;
     while let Some(at) = bytes.get(from..).and_then(|rest| rest.iter().position(|b| *b == b'_')) {
         let at = from + at;
@@ -414,7 +396,7 @@ pub(crate) fn install(conn: &mut Connection) -> rusqlite::Result<Arc<Policy>> {
             }
         }
     }
-    refuse_functions(conn, &policy)?;
+    functions::install(conn, &policy)?;
     let p = Arc::clone(&policy);
     conn.authorizer(Some(move |ctx: AuthContext<'_>| p.authorize(&ctx)))?;
     let p = Arc::clone(&policy);
@@ -432,36 +414,6 @@ pub(crate) fn install(conn: &mut Connection) -> rusqlite::Result<Arc<Policy>> {
         }
     }))?;
     Ok(policy)
-}
-
-/// Layer 3.
-fn refuse_functions(conn: &Connection, policy: &Arc<Policy>) -> rusqlite::Result<()> {
-    let mut refused: BTreeSet<(String, i32)> = BTreeSet::new();
-    {
-        let mut statement = conn.prepare("SELECT DISTINCT lower(name), narg FROM pragma_function_list")?;
-        let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i32>(1)?)))?;
-        for row in rows {
-            let (name, arguments) = row?;
-            if !FUNCTIONS.contains(&name.as_str()) {
-                // Below -1 SQLite means "at least so many"; -1, any number, covers it.
-                refused.insert((name, arguments.max(-1)));
-            }
-        }
-    }
-    for (name, arguments) in refused {
-        let (p, called) = (Arc::clone(policy), name.clone());
-        conn.create_scalar_function(
-            name.as_str(),
-            arguments,
-            FunctionFlags::SQLITE_UTF8,
-            move |_| -> rusqlite::Result<bool> {
-                let why = format!("the function {called}() is not available to a module");
-                let _ = p.deny(why.clone());
-                Err(rusqlite::Error::UserFunctionError(why.into()))
-            },
-        )?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -493,7 +445,7 @@ mod tests {
         let policy = install(&mut conn).unwrap();
         let run = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, Option<i64>>(0));
         // For the host the authorizer allows everything, so here the replaced function answers.
-        for name in ["random()", "unixepoch()", "changes()", "last_insert_rowid()", "length(CURRENT_TIMESTAMP)"] {
+        for name in ["changes()", "total_changes()", "last_insert_rowid()", "sqlite_version()", "sqrt(4)"] {
             assert!(run(&format!("SELECT {name}")).is_err(), "{name}");
         }
         assert_eq!(run("SELECT abs(-1)"), Ok(Some(1)));
@@ -502,8 +454,9 @@ mod tests {
             let action = AuthAction::Function { function_name };
             policy.authorize(&AuthContext { action, database_name: None, accessor: None })
         };
-        assert_eq!(asked("RANDOM"), Authorization::Deny);
-        assert_eq!(asked("strftime"), Authorization::Deny);
+        assert_eq!(asked("CHANGES"), Authorization::Deny);
+        assert_eq!(asked("sqrt"), Authorization::Deny);
+        assert_eq!(asked("Random"), Authorization::Allow);
         assert_eq!(asked("Abs"), Authorization::Allow);
         let table_name = "_telegraft_Meta";
         for action in [

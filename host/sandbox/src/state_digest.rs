@@ -78,7 +78,8 @@ fn guest_tables(conn: &Connection) -> rusqlite::Result<Vec<String>> {
 fn table_walk(conn: &Connection, table: &str) -> rusqlite::Result<String> {
     let quoted = quote(table);
     let mut columns: Vec<(String, i64)> = {
-        let mut statement = conn.prepare("SELECT name, pk FROM pragma_table_xinfo(?1) WHERE hidden <> 1")?;
+        // Without generated columns that are not stored: they follow from the others, and computing them may fail.
+        let mut statement = conn.prepare("SELECT name, pk FROM pragma_table_xinfo(?1) WHERE hidden NOT IN (1, 2)")?;
         let rows = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?;
         rows.collect::<Result<_, _>>()?
     };

@@ -12,3 +12,5 @@ mod sessions;
 mod snapshots;
 mod sql;
 mod trial;
+mod sql_bounds;
+mod sql_entry;

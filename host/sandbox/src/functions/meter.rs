@@ -1,0 +1,83 @@
+//! The step budget of a statement: SQLite's VM steps, which its progress handler reports in ticks, and what functions
+//! charge on top for work that a step does not tell of. Both counts are the same on every replica, so where the budget
+//! ends is too.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+
+use rusqlite::Error as SqlError;
+
+/// VM steps between two looks at the step budget.
+pub(crate) const STEPS_PER_TICK: i64 = 1000;
+
+/// Atomics only because hooks and functions must be `Send`; one thread uses them at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    /// Whether a statement of the guest is being stepped.
+    counting: AtomicBool,
+    ticks: AtomicI64,
+    charged: AtomicI64,
+    steps_max: AtomicI64,
+    exhausted: AtomicBool,
+    /// Bytes of the largest value.
+    value_bytes: AtomicI64,
+}
+
+impl Meter {
+    /// Counting begins: the statement ends at the first tick or charge that exceeds `steps`.
+    pub(crate) fn begin(&self, steps: i64) {
+        self.ticks.store(0, Relaxed);
+        self.charged.store(0, Relaxed);
+        self.exhausted.store(false, Relaxed);
+        self.steps_max.store(steps, Relaxed);
+        self.counting.store(true, Relaxed);
+    }
+
+    /// Counting ends; what functions charged.
+    pub(crate) fn end(&self) -> i64 {
+        self.counting.store(false, Relaxed);
+        self.charged.load(Relaxed)
+    }
+
+    /// Whether a function found the budget used up.
+    pub(crate) fn exhausted(&self) -> bool {
+        self.exhausted.load(Relaxed)
+    }
+
+    fn over(&self) -> bool {
+        let ticked = self.ticks.load(Relaxed).saturating_mul(STEPS_PER_TICK);
+        ticked.saturating_add(self.charged.load(Relaxed)) > self.steps_max.load(Relaxed)
+    }
+
+    pub(crate) fn is_counting(&self) -> bool {
+        self.counting.load(Relaxed)
+    }
+
+    /// One tick more; true where the budget is used up.
+    pub(crate) fn tick(&self) -> bool {
+        self.ticks.fetch_add(1, Relaxed);
+        self.over()
+    }
+
+    /// Charges work that is about to be done. An error ends the statement: unlike an interrupt it leaves the transaction.
+    pub(crate) fn charge(&self, steps: u64) -> Result<(), SqlError> {
+        if steps == 0 || !self.counting.load(Relaxed) {
+            return Ok(());
+        }
+        let charged = self.charged.load(Relaxed);
+        self.charged.store(charged.saturating_add(i64::try_from(steps).unwrap_or(i64::MAX)), Relaxed);
+        if self.over() {
+            self.exhausted.store(true, Relaxed);
+            return Err(SqlError::UserFunctionError("the SQL budget is used up".into()));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_value_bytes(&self, bytes: i32) {
+        self.value_bytes.store(i64::from(bytes), Relaxed);
+    }
+
+    /// Bytes of the largest value that a function may answer.
+    pub(crate) fn value_bytes(&self) -> u64 {
+        self.value_bytes.load(Relaxed).unsigned_abs()
+    }
+}
