@@ -165,7 +165,7 @@ fn trim(policy: &Policy, ctx: &Context<'_>, left: bool, right: bool) -> rusqlite
 }
 
 fn like(policy: &Policy, ctx: &Context<'_>) -> rusqlite::Result<Answer> {
-    matched(policy, ctx, |pattern, escape| Pattern::like(pattern, escape))
+    matched(policy, ctx, Pattern::like)
 }
 
 fn glob(policy: &Policy, ctx: &Context<'_>) -> rusqlite::Result<Answer> {

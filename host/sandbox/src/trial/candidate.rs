@@ -68,7 +68,7 @@ pub(super) fn activate(
     let activate = Body::Activate(Activate {
         digest,
         reuse: candidate.reuse,
-        limits: candidate.limits.clone(),
+        limits: candidate.limits,
         // This host's own, which is what an activation through it names.
         ..Activate::default()
     });

@@ -11,6 +11,6 @@ mod replay;
 mod sessions;
 mod snapshots;
 mod sql;
-mod trial;
 mod sql_bounds;
 mod sql_entry;
+mod trial;

@@ -10,6 +10,7 @@ guest_hostile::module!(crate::NanBits);
 impl Attack for NanBits {
     const NAME: &'static str = "nan_bits";
 
+    #[allow(clippy::eq_op, reason = "NaNs are what it wants")]
     fn attack(_: &dyn Store, _: &Context, _: &[u8]) -> Result<Vec<u8>, Failure> {
         let (zero, infinite) = (std::hint::black_box(0.0_f64), std::hint::black_box(f64::INFINITY));
         let odd = std::hint::black_box(f64::from_bits(0xfff4_dead_beef_0001));
