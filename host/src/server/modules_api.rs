@@ -217,7 +217,7 @@ impl ModulesService {
         let found = self.machine.module_before().map_err(unreadable)?;
         found.map(|record| record.digest).ok_or_else(|| {
             let message = "there is no module to go back to: `telegraft machine history` shows what was active";
-            status(Code::FailedPrecondition, Reason::NoModule, Applied::No, "", message)
+            status(Code::FailedPrecondition, Reason::BadCall, Applied::No, "", message)
         })
     }
 
