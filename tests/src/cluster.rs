@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, time::Duration}
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use telegraft_proto::v1::{
-    ActivateModule, ActivatedModule, HostStatus, MachineStatus, Role, UploadModule, UploadedModule,
+    ActivateModule, ActivatedModule, HostStatus, ListModules, MachineStatus, ModuleInfo, Role, UploadModule,
+    UploadedModule,
 };
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -335,7 +336,8 @@ impl Cluster {
         again(async || upload_once(client, "", bytes).await).await
     }
 
-    /// Activates a module through host `id`, and tries again while nobody leads.
+    /// Activates a module through host `id`, and tries again while nobody leads. Where an attempt whose outcome was not known
+    /// has been carried out, that is the activation: another one would be an entry of its own in the machine's past.
     ///
     /// # Errors
     ///
@@ -343,7 +345,31 @@ impl Cluster {
     pub async fn activate(&self, id: u64, digest: &str) -> Result<ActivatedModule, Status> {
         let client = self.client(id).map_err(|error| Status::not_found(error.to_string()))?;
         let order = ActivateModule { machine: String::new(), digest: digest.to_owned(), reuse: false };
-        again(async || client.modules().activate(order.clone()).await.map(tonic::Response::into_inner)).await
+        let before = self.activations().await.into_iter().map(|module| module.activated_index).max().unwrap_or(0);
+        let mut tried = false;
+        again(async || {
+            if tried {
+                let mut since = self.activations().await.into_iter().filter(|module| module.activated_index > before);
+                if let Some(module) = since.find(|module| module.digest.starts_with(digest)) {
+                    return Ok(ActivatedModule { index: module.activated_index, module: Some(module) });
+                }
+            }
+            tried = true;
+            client.modules().activate(order.clone()).await.map(tonic::Response::into_inner)
+        })
+        .await
+    }
+
+    /// The modules that any host that answers has ever had active.
+    async fn activations(&self) -> Vec<ModuleInfo> {
+        let mut found = Vec::new();
+        for client in &self.clients {
+            let list = async { client.modules().list(ListModules::default()).await };
+            if let Ok(Ok(list)) = tokio::time::timeout(Duration::from_secs(1), list).await {
+                found.extend(list.into_inner().modules.into_iter().filter(|module| module.activated_index > 0));
+            }
+        }
+        found
     }
 
     /// Uploads and activates, and waits until every live host serves the module.
