@@ -62,8 +62,8 @@ pub enum TrialError {
     /// There is nothing to compare with.
     #[error("no module is active, so there is nothing to compare with: activate one, or try this one with a dry run")]
     NoModule,
-    /// The copy does what the machine does: nothing.
-    #[error("a copy of this host's machine applies nothing ({0}): try it on another host")]
+    /// The copy stands still, as the machine does, or as it would where it had to apply the log's older entries again.
+    #[error("a copy of this host's machine stands still: {0}. Try it on another host")]
     Halted(String),
     /// The state from before the newest commands cannot be made again.
     #[error(
