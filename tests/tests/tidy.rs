@@ -50,7 +50,10 @@ const EDGES: &[(&str, &[&str])] = &[
             "(telegraft-modules)",
         ],
     ),
-    ("telegraft-author", &[]),
+    (
+        "telegraft-author",
+        &["(telegraft-raft)", "(telegraft-node)", "(telegraft-sandbox)", "(telegraft-proto)", "(telegraft-modules)"],
+    ),
     ("telegraft-proto", &[]),
     ("telegraft-guest", &[]),
     ("telegraft-guest-build", &[]),
