@@ -7,9 +7,9 @@ mod outcomes;
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use telegraft_modules::HOSTILE;
-use telegraft_proto::v1::{CallReply, Consistency, ReadCall, WriteCall};
+use telegraft_proto::v1::{ActivateModule, CallReply, Consistency, ReadCall, WriteCall};
 use telegraft_tests::{
     client::{HostClient, may_try_again},
     cluster::{Agreement, Cluster, Plan},
@@ -33,6 +33,8 @@ sql_steps = 500000
 rows = 10000
 result_bytes = "2MiB"
 reply_bytes = "1MiB"
+value_bytes = "1MiB"
+database_bytes = "32MiB"
 
 [telemetry]
 log_level = "info"
@@ -113,7 +115,7 @@ async fn run(cluster: &mut Cluster, honest: &mut Honest, number: usize, attack: 
     }
     honest.end(served).await?;
 
-    cluster.wait_for_agreement().await.context("after the attack")?;
+    equal_and_whole(cluster).await.context("after the attack")?;
     let answers = until("the same index on every host", ATTACK_WITHIN, async || {
         let (one, two, three) =
             tokio::join!(query(cluster.client(1)?), query(cluster.client(2)?), query(cluster.client(3)?));
@@ -134,6 +136,27 @@ async fn run(cluster: &mut Cluster, honest: &mut Honest, number: usize, attack: 
     honest.check_kept(cluster.clients()).await?;
     ensure!(cluster.live().len() == ids.len(), "a host has ended");
     Ok(())
+}
+
+/// The replicas' states and effects are equal, and none of them has halted.
+async fn equal_and_whole(cluster: &mut Cluster) -> Result<()> {
+    cluster.wait_for_agreement().await?;
+    until("effect digests of one index", ATTACK_WITHIN, async || {
+        let machines = cluster.machines().await?;
+        let first = machines.values().next().context("no host runs")?;
+        for (id, machine) in &machines {
+            // These do not come right again.
+            if !machine.halted.is_empty() {
+                return Ok(Err(anyhow!("host {id} has halted: {}", machine.halted)));
+            }
+            ensure!(machine.applied_index == first.applied_index, "host {id} is at another index");
+            if machine.effect_digest != first.effect_digest || machine.effect_digest.is_empty() {
+                return Ok(Err(anyhow!("the effects of host {id} differ at index {}", machine.applied_index)));
+            }
+        }
+        Ok(Ok(()))
+    })
+    .await?
 }
 
 /// The attack as a command, once, however often it must be sent.
@@ -226,5 +249,41 @@ async fn replay(cluster: &mut Cluster, before: &Agreement, killed: bool) -> Resu
     println!("replayed in {:?}", begun.elapsed());
     ensure!(after.index > before.index, "a new leader adds an entry: {} after {}", after.index, before.index);
     ensure!(after.digest == before.digest, "the state is another one than before the replay");
-    Ok(())
+    equal_and_whole(cluster).await
+}
+
+/// Reuse is for modules that keep nothing in memory. One that does, against its author's word, is found out by the audit,
+/// and from then on, at one index, gets fresh instances everywhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_that_lies_about_reuse_gets_fresh_instances_again() -> Result<()> {
+    const COMMANDS_MAX: usize = 1_000;
+    let mut cluster = Cluster::start_with(Plan { tables: BUDGETS.to_owned(), ..Default::default() }).await?;
+    let uploaded = cluster.upload(1, component("static_counter")?).await?;
+    let order = ActivateModule { digest: uploaded.digest.clone(), reuse: true, ..Default::default() };
+    cluster.client(1)?.modules().activate(order).await?;
+    cluster.wait_for_module(&uploaded.digest).await?;
+    let is_reused = async |cluster: &Cluster, id| {
+        let module = cluster.machine(id).await?.module.context("no module is active")?;
+        anyhow::Ok(module.reuse)
+    };
+    let mut counted = Vec::new();
+    while is_reused(&cluster, 1).await? {
+        ensure!(counted.len() < COMMANDS_MAX, "the audit has found nothing in {COMMANDS_MAX} commands");
+        let reply = command(cluster.client(1)?, &format!("reuse-{}", counted.len())).await?;
+        counted.push(String::from_utf8(reply)?.parse::<u64>()?);
+    }
+    println!("found out after {} commands", counted.len());
+    ensure!(counted.iter().any(|count| *count > 1), "memory was not even kept: {counted:?}");
+    cluster.wait_until_applied().await?;
+    for id in cluster.ids() {
+        ensure!(!is_reused(&cluster, id).await?, "host {id} still reuses");
+    }
+    for number in 0..2 {
+        let reply = command(cluster.client(2)?, &format!("fresh-{number}")).await?;
+        ensure!(reply == b"0", "an instance was not fresh: {reply:?}");
+    }
+    equal_and_whole(&mut cluster).await?;
+    let before = cluster.wait_for_agreement().await?;
+    replay(&mut cluster, &before, false).await?;
+    cluster.passed()
 }

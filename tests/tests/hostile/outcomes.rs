@@ -165,7 +165,7 @@ pub const ATTACKS: &[Attack] = &[
     both("randomness", &[Lines(&["done:", "denied:"])]),
     Attack {
         module: "hidden_functions",
-        command: &[Lines(&["done:", "denied:", "invalid:"])],
+        command: &[Lines(&["done:", "denied:", "invalid:", "constraint:"])],
         query: &[Lines(&["denied: a query cannot write", "invalid:"])],
         slow: false,
     },

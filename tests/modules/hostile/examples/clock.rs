@@ -11,7 +11,7 @@ guest_hostile::module!(crate::Clock);
 const FUNCTIONS: &[(&str, &str)] = &[
     ("strftime('%s', 'now')", "CAST(?1 AS TEXT)"),
     ("unixepoch()", "?1"),
-    ("unixepoch('now', 'subsec')", "CAST(?1 AS REAL)"),
+    ("CAST(unixepoch('now', 'subsec') AS INTEGER)", "?1"),
     ("datetime('now')", "datetime(?1, 'unixepoch')"),
     ("date('now')", "date(?1, 'unixepoch')"),
     ("time('now')", "time(?1, 'unixepoch')"),

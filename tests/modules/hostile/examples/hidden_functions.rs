@@ -17,7 +17,7 @@ impl Attack for HiddenFunctions {
     fn attack(store: &dyn Store, _: &Context, _: &[u8]) -> Result<Vec<u8>, Failure> {
         let mut answer = String::new();
         for (number, function) in FUNCTIONS.iter().enumerate() {
-            let trigger = format!("UPDATE kept SET value = {function} WHERE id = NEW.id");
+            let trigger = format!("UPDATE kept SET value = {function} WHERE id = NEW.x");
             for (made, used) in [
                 (
                     format!("CREATE TABLE d{number} (x, y DEFAULT ({function}))"),
