@@ -30,8 +30,10 @@ use crate::module::DOWNGRADE_INTERFACE;
 
 pub(crate) use bindings::exports::telegraft::machine::machine::{Context, Description};
 
-/// Bytes of a guest's failure message that are kept.
-const FAILURE_MESSAGE_BYTES_MAX: usize = 4 << 10;
+/// Bytes of a guest's failure message that are kept. It travels in headers, twice: with a percent sign and two digits for each
+/// byte that is no printable ASCII, and within the details, in base64. Together with the rest that must stay below the 16 KiB
+/// that clients take as headers (hyper's default): beyond it they never see the answer, only that none comes.
+const FAILURE_MESSAGE_BYTES_MAX: usize = 2 << 10;
 
 /// Lines that one guest call may log.
 pub(crate) const LOG_LINES_PER_CALL_MAX: u32 = 100;

@@ -1,6 +1,8 @@
 //! The WIT imports `store` and `log`, for one guest instance: a thin layer over [`Database`](crate::database::Database)
 //! and tracing.
 
+use std::borrow::Cow;
+
 use telegraft_node::ports::{Code, MachineFault};
 
 use crate::{
@@ -82,7 +84,7 @@ impl log::Host for GuestState {
         if self.log_lines > LOG_LINES_PER_CALL_MAX {
             return Ok(());
         }
-        let (module, line) = (&*self.module, cut(&message, LOG_LINE_BYTES_MAX));
+        let (module, line) = (&*self.module, one_line(cut(&message, LOG_LINE_BYTES_MAX)));
         match level {
             log::Level::Debug => tracing::debug!(target: "telegraft::guest", module, "{line}"),
             log::Level::Info => tracing::info!(target: "telegraft::guest", module, "{line}"),
@@ -93,7 +95,34 @@ impl log::Host for GuestState {
     }
 }
 
+/// `text` without line ends and terminal codes: what a guest says must not look like a line of the host's own.
+fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    Cow::Owned(line)
+}
+
 /// The database was lent and did not come back: a defect of this crate.
 pub(crate) fn database_lost() -> MachineFault {
     MachineFault("the connection to the database was lost in a guest call".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_s_line_is_one_line() {
+        assert_eq!(one_line("plain \u{e9}"), "plain \u{e9}");
+        assert_eq!(one_line("a\nb\r\u{1b}[2J\0"), "a\\nb\\r\\u{1b}[2J\\u{0}");
+    }
 }

@@ -1,5 +1,5 @@
 //! Tries: functions whose work grows with the product of their arguments, in a single step: instr() of a text that nearly
-//! fits everywhere. Outcome: RESOURCE_EXHAUSTED, the steps.
+//! fits everywhere. Outcome: RESOURCE_EXHAUSTED, the steps, or the answer, by a function whose work is linear.
 
 use guest_hostile::{Attack, Context, Failure, Store, tell};
 
