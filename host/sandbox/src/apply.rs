@@ -5,34 +5,30 @@
 //! interrupted writing statement; a guest's ON CONFLICT ROLLBACK): then the batch's entries so far are applied again in a
 //! new transaction, which must give the outcomes they gave before, the offender is recorded as failed without being run,
 //! and the transaction is committed there. Where batches and transactions end is never visible in the state.
-//!
-//! Where one instance is reused for many entries, some entries, chosen by their index, are run twice: by the reused
-//! instance, whose effects are undone and only compared, and by a fresh one, whose effects count. So what such an entry
-//! does is the same on every replica whatever the reused instance remembers; where the two differ, the machine asks for
-//! reuse to be ended, through the log.
+//! What an entry says is read in [`crate::entry`]; reused instances are held to fresh ones in [`crate::audit`].
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
 
 use bytes::Bytes;
-use prost::Message;
 use rusqlite::{Connection, config::DbConfig};
 use telegraft_node::ports::{Code, Machine, MachineFault, Outcome, Rejection};
-use telegraft_proto::internal::{Activate, Command, EndReuse, Rollback, command::Body, rollback::Way};
+use telegraft_proto::internal::command::Body;
 use telegraft_raft::{
-    Entry, EntryKind, Index, Snapshot, SnapshotMeta,
+    Entry, Index, Snapshot, SnapshotMeta,
     defects::{self, Defect},
 };
 
 use crate::{
     active::{ActiveModule, Published},
+    audit::Audit,
     catalog,
     database::{Database, fault},
-    effects::{EffectDigest, TableChanges, hash_schema},
+    effects::hash_schema,
+    entry::{Decoded, begins_a_transaction, body_hash, replaces_the_data},
     guest::{Ask, Context, Cost, Ended, Guest, rejection},
     history,
     limits::Limits,
@@ -41,7 +37,7 @@ use crate::{
     restore::{Loaded, load},
     sandbox::Sandbox,
     schema::{self, Meta},
-    sessions::{CLIENT_ID_BYTES_MAX, Sessions, call_hash},
+    sessions::{CLIENT_ID_BYTES_MAX, Sessions},
     snapshot,
     store::database_lost,
     verify,
@@ -78,11 +74,11 @@ pub struct SqliteMachine {
     /// Why it stands still.
     pub(crate) halted: Option<String>,
     /// The entry whose audit cost the transaction: it is not audited again.
-    unaudited: Index,
+    pub(crate) unaudited: Index,
     /// What calls took, where somebody wants to know.
-    costs: Option<Vec<(Index, Cost)>>,
+    pub(crate) costs: Option<Vec<(Index, Cost)>>,
     /// Only ever in a benchmark.
-    undigested: bool,
+    pub(crate) undigested: bool,
     pub(crate) published: Arc<Published>,
     /// Those of the readers.
     pub(crate) connections: Arc<Connections>,
@@ -213,35 +209,6 @@ impl SqliteMachine {
         self.database.take().ok_or_else(database_lost)
     }
 
-    /// Keeps what calls take, and which rows they change, from here on, or no longer.
-    pub fn measure(&mut self, on: bool) {
-        self.costs = on.then(Vec::new);
-        if let Some(database) = &self.database {
-            database.effects().count_tables(on);
-        }
-    }
-
-    /// What the calls since this was last asked took, by the index of their entry; a call that was run twice is there
-    /// twice. Empty unless [measured](SqliteMachine::measure).
-    pub fn take_costs(&mut self) -> Vec<(Index, Cost)> {
-        self.costs.as_mut().map(std::mem::take).unwrap_or_default()
-    }
-
-    /// The rows that calls have changed since this was last asked, undone ones too, by table.
-    pub fn take_table_changes(&mut self) -> BTreeMap<String, TableChanges> {
-        self.database.as_ref().map(|database| database.effects().take_tables()).unwrap_or_default()
-    }
-
-    /// Leaves the digest of effects out, so that a benchmark can tell what it costs. The logical size of the data is not kept
-    /// either: such a machine is good for nothing else.
-    #[doc(hidden)]
-    pub fn without_effect_digest(&mut self) {
-        self.undigested = true;
-        if let Some(database) = &self.database {
-            database.effects().see_nothing();
-        }
-    }
-
     fn apply_batch(&mut self, entries: &[Entry]) -> Result<Vec<Outcome>, MachineFault> {
         let mut outcomes = Vec::with_capacity(entries.len());
         let applied = self.committed.meta.applied;
@@ -291,8 +258,7 @@ impl SqliteMachine {
                     self.replay(again, outcomes.get_mut(before..).unwrap_or_default())?;
                     match lost {
                         Applied::Lost(rejection) => {
-                            // The offender's instance is dead; the next entry begins with a new one, as it does on a
-                            // replica whose transaction began with the offender.
+                            // The offender's is dead; as on a replica whose transaction began with the offender.
                             self.instance = None;
                             self.apply_entry(entry, &decoded, Some(&rejection))?;
                             outcomes.push(Err(rejection));
@@ -320,8 +286,7 @@ impl SqliteMachine {
         Ok(done)
     }
 
-    /// Foreign keys hold but where the kept state of the guest's tables is put back, table by table. Outside a transaction
-    /// only.
+    /// Foreign keys hold but where a kept state is put back, table by table. Outside a transaction only.
     fn bind_foreign_keys(&mut self, on: bool) -> Result<(), MachineFault> {
         let conn = self.conn()?;
         let config = DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY;
@@ -520,7 +485,7 @@ impl SqliteMachine {
     }
 
     /// Undoes the open entry and ends its savepoint; false where the whole transaction is gone.
-    fn undo(&mut self) -> Result<bool, MachineFault> {
+    pub(crate) fn undo(&mut self) -> Result<bool, MachineFault> {
         self.database()?.effects().forget();
         if self.conn()?.is_autocommit() {
             return Ok(false);
@@ -531,69 +496,8 @@ impl SqliteMachine {
         Ok(true)
     }
 
-    /// Where this entry is one of those that are run twice: runs it on the reused instance, if there is one, and undoes it.
-    fn audit(&mut self, index: Index, ask: &Ask<'_>) -> Result<Audit, MachineFault> {
-        let reuse = self.now.active.as_ref().is_some_and(|active| active.reuse);
-        if !reuse || !is_audited(index) {
-            return Ok(Audit::None);
-        }
-        if self.instance.is_none() || self.unaudited == index {
-            // A replica that began anew has nothing to compare; the entry's own effects must be a fresh instance's all the
-            // same.
-            return Ok(Audit::Ran(None));
-        }
-        let digest = match self.call(ask, true) {
-            Err(Ended::Fault(fault)) => return Err(fault),
-            Err(Ended::Rejected(rejection)) => self.effects_so_far(&Err(rejection))?,
-            Ok(reply) => self.effects_so_far(&Ok(reply))?,
-        };
-        if !self.undo()? {
-            self.unaudited = index;
-            return Ok(Audit::Lost);
-        }
-        self.execute("SAVEPOINT _telegraft_entry")?;
-        Ok(Audit::Ran(Some(digest)))
-    }
-
-    fn compare(
-        &mut self,
-        index: Index,
-        reused: Option<EffectDigest>,
-        result: &Result<Bytes, Ended>,
-    ) -> Result<(), MachineFault> {
-        let fresh = match result {
-            Ok(reply) => self.effects_so_far(&Ok(reply.clone()))?,
-            Err(Ended::Rejected(rejection)) => self.effects_so_far(&Err(rejection.clone()))?,
-            Err(Ended::Fault(_)) => return Ok(()),
-        };
-        if reused.is_some_and(|reused| reused != fresh) || self.unaudited == index {
-            self.report_reuse(index);
-        }
-        Ok(())
-    }
-
-    /// Asks for reuse to be ended: at this entry a reused instance did something else than a fresh one.
-    fn report_reuse(&mut self, index: Index) {
-        let Some(active) = self.now.active.as_ref().filter(|active| active.reuse) else {
-            return;
-        };
-        tracing::warn!(index, module = &*active.label, "a reused instance did something else than a fresh one");
-        let digest = Bytes::copy_from_slice(&active.record.digest.0);
-        self.instance = None;
-        self.ask_for(Body::EndReuse(EndReuse { digest, index }));
-    }
-
-    /// The digest of what the open entry has done.
-    fn effects_so_far(&self, outcome: &Outcome) -> Result<EffectDigest, MachineFault> {
-        let database = self.database.as_ref().ok_or_else(database_lost)?;
-        let gone = database.host().is_autocommit();
-        let schema = |hasher: &mut blake3::Hasher| if gone { Ok(()) } else { hash_schema(database.host(), hasher) };
-        let digest = database.effects().digest(&[0; 32], 0, outcome, schema);
-        digest.map_err(|e| fault("cannot read the schema", &e))
-    }
-
     /// Asks the active module, `kept`: the instance that is kept where reuse is allowed, else a fresh one.
-    fn call(&mut self, ask: &Ask<'_>, kept: bool) -> Result<Bytes, Ended> {
+    pub(crate) fn call(&mut self, ask: &Ask<'_>, kept: bool) -> Result<Bytes, Ended> {
         let Some(active) = self.now.active.clone() else {
             return Err(no_module().into());
         };
@@ -656,62 +560,11 @@ impl SqliteMachine {
     }
 
     /// One of the host's own statements, without parameters or rows.
-    fn execute(&mut self, sql: &str) -> Result<(), MachineFault> {
+    pub(crate) fn execute(&mut self, sql: &str) -> Result<(), MachineFault> {
         let conn = self.conn()?;
         let run = || conn.prepare_cached(sql)?.raw_execute();
         run().map(drop).map_err(|e| fault(&format!("{sql} failed"), &e))
     }
-}
-
-/// An entry's data, read.
-enum Decoded {
-    /// Nothing for the machine.
-    Nothing,
-    /// Not what any host writes.
-    Malformed,
-    Command(Box<Command>),
-}
-
-impl Decoded {
-    fn of(entry: &Entry) -> Decoded {
-        if entry.kind != EntryKind::Normal || entry.data.is_empty() {
-            return Decoded::Nothing;
-        }
-        Command::decode(entry.data.clone()).map_or(Decoded::Malformed, |command| Decoded::Command(Box::new(command)))
-    }
-
-    fn body(&self) -> Option<&Body> {
-        match self {
-            Decoded::Command(command) => command.body.as_ref(),
-            _ => None,
-        }
-    }
-}
-
-/// What the run of an entry on the reused instance gave.
-enum Audit {
-    /// There was none to be.
-    None,
-    /// The digest of its effects, which are undone; none where no instance was there to be compared. A fresh one is to run.
-    Ran(Option<EffectDigest>),
-    /// The transaction is gone.
-    Lost,
-}
-
-/// Whether a reused instance is compared with a fresh one at this entry: one of 64, spread so that no rhythm of requests
-/// evades it.
-fn is_audited(index: Index) -> bool {
-    index.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58 == 0
-}
-
-/// What the state is kept of as it was before, which is what the last transaction committed.
-fn begins_a_transaction(body: &Body) -> bool {
-    matches!(body, Body::Activate(_) | Body::Rollback(_))
-}
-
-/// What puts a kept state back, table by table, which foreign keys would not allow.
-fn replaces_the_data(body: &Body) -> bool {
-    matches!(body, Body::Rollback(rollback) if rollback.way() == Way::KeptState)
 }
 
 fn refuse(code: Code, message: impl Into<String>) -> Outcome {
@@ -743,24 +596,5 @@ pub(crate) fn unusable(digest: &Digest, bad: BadModule) -> Ended {
             rejection(Code::FailedPrecondition, format!("module {digest} cannot be activated: {why}")).into()
         }
         bad => rejection(Code::FailedPrecondition, format!("module {digest} cannot be activated: {bad}")).into(),
-    }
-}
-
-/// What a request asks for, without its stamps: a retry carries others.
-fn body_hash(body: &Body) -> [u8; 16] {
-    match body {
-        Body::Call(call) => call_hash(&[b"call", call.method.as_bytes(), &call.payload]),
-        Body::ModuleChunk(chunk) => call_hash(&[b"chunk", &chunk.encode_to_vec()]),
-        // Not by the engine: a retry may come through a host with another one.
-        Body::Activate(activate) => {
-            call_hash(&[b"activate", &Activate { engine: String::new(), ..activate.clone() }.encode_to_vec()])
-        }
-        Body::SetLimits(set) => call_hash(&[b"limits", &set.encode_to_vec()]),
-        Body::Rollback(rollback) => {
-            call_hash(&[b"rollback", &Rollback { engine: String::new(), ..rollback.clone() }.encode_to_vec()])
-        }
-        Body::EndReuse(end) => call_hash(&[b"end reuse", &end.encode_to_vec()]),
-        Body::Checkpoint(checkpoint) => call_hash(&[b"checkpoint", &checkpoint.encode_to_vec()]),
-        Body::DigestReport(report) => call_hash(&[b"report", &report.encode_to_vec()]),
     }
 }

@@ -113,13 +113,15 @@ mod play;
 mod scenario;
 mod seeds;
 mod service;
+mod tally;
 mod template;
 
-pub use cluster::{Call, Cluster, Setup, Tally};
+pub use cluster::{Call, Cluster, Setup};
 pub use event::{Chaos, Event, Host, RESTART};
 pub use failure::{Failure, code_name};
 pub use play::Played;
 pub use scenario::{Mistake, Scenario, Wrong};
 pub use seeds::{Failed, NotPassed, Report, Seeds, quiet_panics};
 pub use service::{Module, keep_compiled_in};
+pub use tally::Tally;
 pub use telegraft_node::ports::{Code, Rejection};

@@ -10,11 +10,12 @@ use telegraft_sim::{judge::Violation, panics::caught, settings::Micros, trace::D
 
 use crate::{
     client::{Answer, Ask},
-    cluster::{Cluster, Setup, Tally, reply_of},
+    cluster::{Cluster, Setup, reply_of},
     failure::Failure,
     matching::find,
     scenario::{Action, Asking, Branch, Expect, Scenario, Step, What, Wrong},
     service::{Method, Module},
+    tally::Tally,
     template::{Variables, fill},
 };
 

@@ -13,9 +13,9 @@ use std::{
 use telegraft_sim::panics::keep_panics_quiet;
 
 use crate::{
-    cluster::Tally,
     play::Played,
     scenario::{Mistake, Scenario, Wrong},
+    tally::Tally,
 };
 
 /// Seeds at a time: each has an engine's instances for its hosts, of which there are 64.

@@ -24,7 +24,7 @@ fn a_query_cannot_write() {
         "ALTER TABLE t RENAME TO u",
         "PRAGMA query_only = 0",
         "SELECT * FROM _telegraft_meta",
-        "SELECT random()",
+        "SELECT changes()",
         "ATTACH ':memory:' AS m",
     ] {
         for method in ["exec", "q"] {
