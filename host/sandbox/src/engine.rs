@@ -116,6 +116,12 @@ pub(crate) fn engine() -> Result<Engine, SandboxError> {
     Engine::new(&config).map_err(|e| SandboxError::Engine(format!("{e:#}")))
 }
 
+/// The features of Wasm that the engine takes, for a validator that looks at the bytes alone.
+pub(crate) fn validated() -> wasmparser::WasmFeatures {
+    use wasmparser::WasmFeatures as F;
+    F::default() & !(F::MEMORY64 | F::THREADS | F::SHARED_EVERYTHING_THREADS | F::CM_ASYNC)
+}
+
 /// The linker: the store and the log, and nothing else from outside.
 pub(crate) fn linker(engine: &Engine) -> Result<Linker<GuestState>, SandboxError> {
     let mut linker = Linker::new(engine);

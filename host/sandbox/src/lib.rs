@@ -67,6 +67,7 @@ mod apply;
 mod audit;
 mod cache;
 mod catalog;
+mod complexity;
 mod database;
 mod effects;
 mod engine;

@@ -107,6 +107,9 @@ pub enum BadModule {
          `wasm-tools component new`, from a module built against wit/machine.wit"
     )]
     CoreModule,
+    /// It would take too long to compile.
+    #[error("the module is too hard to compile ({0}); split large functions, or build it with optimisation for size")]
+    TooComplex(String),
     /// The engine does not accept it.
     #[error("the component is not valid: {0}")]
     Invalid(String),

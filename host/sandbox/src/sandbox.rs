@@ -12,6 +12,7 @@ use wasmtime::{Engine, component::Linker};
 
 use crate::{
     cache::Cache,
+    complexity::too_complex,
     engine,
     guest::{
         Ended, Guest, GuestState,
@@ -229,10 +230,13 @@ impl Sandbox {
 
     fn compile(&self, bytes: &[u8]) -> Result<Component, BadModule> {
         check_preamble(bytes)?;
+        if let Some(why) = too_complex(bytes) {
+            return Err(BadModule::TooComplex(why));
+        }
         Component::from_binary(&self.inner.engine, bytes).map_err(|e| {
             let why = short(&format!("{e:#}"));
             // The validator looks at the bytes alone; what it takes and the engine does not is this host's own trouble.
-            match wasmparser::Validator::new().validate_all(bytes) {
+            match wasmparser::Validator::new_with_features(engine::validated()).validate_all(bytes) {
                 Ok(_) => BadModule::NotChecked(format!("the engine does not compile it: {why}")),
                 Err(_) => BadModule::Invalid(why),
             }

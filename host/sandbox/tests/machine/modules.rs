@@ -111,6 +111,20 @@ fn modules_that_describe_themselves_badly_are_refused() {
 }
 
 #[test]
+fn a_bomb_for_the_compiler_is_refused_before_it_is_compiled() {
+    let deep: &'static str = format!("{} {}", "(block ".repeat(4_000), ")".repeat(4_000)).leak();
+    let bytes = Probe { init_text: deep, ..PROBE }.build();
+    let error = sandbox().inspect(&bytes).unwrap_err();
+    assert!(error.to_string().contains("blocks in each other: 4000, and at most 3000"), "{error}");
+    // A host that takes it in all the same harms nobody: the activation is refused on all.
+    let mut rig = Rig::empty();
+    rig.one(whole(&bytes)).unwrap();
+    let outcome = rig.one(activation(&bytes, false));
+    assert_eq!(code(&outcome), Some(Code::FailedPrecondition));
+    assert!(message(&outcome).contains("too hard to compile"), "{outcome:?}");
+}
+
+#[test]
 fn a_module_over_the_hosts_limit_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let options = SandboxOptions { module_bytes_max: 1000, ..SandboxOptions::new(folder.path()) };
