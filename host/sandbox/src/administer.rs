@@ -409,10 +409,16 @@ impl SqliteMachine {
         self.asked.push(Command { body: Some(body), ..Command::default() }.encode_to_vec().into());
     }
 
-    /// After a commit that may have changed which states are kept.
-    pub(crate) fn remove_old_states(&self) -> Result<(), MachineFault> {
+    /// Removes the kept states that nobody needs any more. What says so is made durable first: with the power the state may
+    /// otherwise go back to where one of them is needed.
+    pub(crate) fn remove_old_states(&mut self) -> Result<(), MachineFault> {
         let wanted: Vec<_> = self.activations()?.iter().filter(|a| a.kept).map(|a| a.at).collect();
-        kept::remove_others(&self.dir, &wanted)
+        if kept::has_others(&self.dir, &wanted)? {
+            self.database()?.make_durable()?;
+            kept::remove_others(&self.dir, &wanted)?;
+        }
+        self.states_left = false;
+        Ok(())
     }
 
     /// Records that an activation or a rollback was refused.
@@ -422,6 +428,8 @@ impl SqliteMachine {
             Body::Rollback(rollback) => (Happened::RollbackRefused, &rollback.digest),
             _ => return Ok(()),
         };
+        // One may have been made for it.
+        self.states_left = true;
         let conn = self.conn()?;
         let record = match Digest::try_from(&**digest) {
             Ok(digest) => catalog::module(conn, &digest)?,

@@ -8,6 +8,7 @@
 //! What an entry says is read in [`crate::entry`]; reused instances are held to fresh ones in [`crate::audit`].
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -73,8 +74,10 @@ pub struct SqliteMachine {
     pub(crate) halting: Option<String>,
     /// Why it stands still.
     pub(crate) halted: Option<String>,
-    /// The entry whose audit cost the transaction: it is not audited again.
-    pub(crate) unaudited: Index,
+    /// Entries of the batch whose audit cost the transaction: they are not audited again.
+    pub(crate) unaudited: BTreeSet<Index>,
+    /// Kept states may be there that nobody needs.
+    pub(crate) states_left: bool,
     /// What calls took, where somebody wants to know.
     pub(crate) costs: Option<Vec<(Index, Cost)>>,
     /// Only ever in a benchmark.
@@ -123,7 +126,7 @@ pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReade
     let halted = verify::halted(database.host())?;
     let connections = Arc::new(Connections::new(path));
     let reader = MachineReader::new(sandbox.clone(), Arc::clone(&connections), Arc::clone(&published));
-    let machine = SqliteMachine {
+    let mut machine = SqliteMachine {
         sandbox,
         dir: dir.to_owned(),
         database: Some(Box::new(database)),
@@ -139,7 +142,8 @@ pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReade
         verified: 0,
         halting: None,
         halted,
-        unaudited: 0,
+        unaudited: BTreeSet::new(),
+        states_left: true,
         costs: None,
         undigested: false,
         published,
@@ -296,36 +300,50 @@ impl SqliteMachine {
 
     /// The transaction is gone: applies `again` once more in a new one.
     fn replay(&mut self, again: &[Entry], first: &mut [Outcome]) -> Result<(), MachineFault> {
-        tracing::info!(
-            index = self.committed.meta.applied + 1 + again.len() as u64,
-            again = again.len(),
-            "an entry cost the transaction; applying the batch again"
-        );
-        self.now = self.committed.clone();
-        self.instance = None;
-        self.completed.clear();
-        self.asked.clear();
-        self.alarmed = false;
-        self.sessions.forget_from(self.now.meta.applied + 1);
-        self.database()?.after_undo(true)?;
-        self.execute("BEGIN IMMEDIATE -- _telegraft_")?;
-        for (entry, first) in again.iter().zip(first) {
-            let reuse = self.now.active.as_ref().is_some_and(|active| active.reuse);
-            match self.apply_entry(entry, &Decoded::of(entry), None)? {
-                Applied::Done(second) if second == *first => (),
-                // A reused instance began anew. What it remembered before was no state: this is.
-                Applied::Done(second) if reuse => {
-                    *first = second;
-                    self.report_reuse(entry.index);
-                }
-                _ => {
-                    return Err(MachineFault(format!(
-                        "entry {} gave another outcome when it was applied again: the module or this host is not \
-                         deterministic",
-                        entry.index
-                    )));
+        // A reused instance begins anew, and what it remembered before was no state: what an entry gives now counts, also
+        // that it costs the transaction.
+        let mut lost = BTreeMap::new();
+        let mut differing = None;
+        'anew: loop {
+            tracing::info!(
+                index = self.committed.meta.applied + 1 + again.len() as u64,
+                again = again.len(),
+                "an entry cost the transaction; applying the batch again"
+            );
+            self.now = self.committed.clone();
+            self.instance = None;
+            self.completed.clear();
+            self.asked.clear();
+            self.alarmed = false;
+            self.sessions.forget_from(self.now.meta.applied + 1);
+            self.database()?.after_undo(true)?;
+            self.execute("BEGIN IMMEDIATE -- _telegraft_")?;
+            for (entry, first) in again.iter().zip(first.iter_mut()) {
+                let reuse = self.now.active.as_ref().is_some_and(|active| active.reuse);
+                match self.apply_entry(entry, &Decoded::of(entry), lost.get(&entry.index))? {
+                    Applied::Done(second) if second == *first => (),
+                    Applied::Done(second) if reuse => {
+                        *first = second;
+                        differing.get_or_insert(entry.index);
+                    }
+                    Applied::Lost(rejection) if reuse => {
+                        lost.insert(entry.index, rejection);
+                        continue 'anew;
+                    }
+                    Applied::AuditLost if reuse => continue 'anew,
+                    _ => {
+                        return Err(MachineFault(format!(
+                            "entry {} gave another outcome when it was applied again: the module or this host is not \
+                             deterministic",
+                            entry.index
+                        )));
+                    }
                 }
             }
+            break;
+        }
+        if let Some(index) = differing {
+            self.report_reuse(index);
         }
         Ok(())
     }
@@ -356,7 +374,8 @@ impl SqliteMachine {
             let bytes = catalog::bytes(self.conn()?, &digest)?;
             self.sandbox.prepare_in_background(digest, bytes);
         }
-        if switched {
+        self.unaudited.clear();
+        if switched || self.states_left {
             self.remove_old_states()?;
         }
         Ok(())

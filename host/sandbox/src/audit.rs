@@ -39,7 +39,7 @@ impl SqliteMachine {
         if !reuse || !is_audited(index) {
             return Ok(Audit::None);
         }
-        if self.instance.is_none() || self.unaudited == index {
+        if self.instance.is_none() || self.unaudited.contains(&index) {
             // A replica that began anew has nothing to compare; the entry's own effects must be a fresh instance's all the
             // same.
             return Ok(Audit::Ran(None));
@@ -50,7 +50,7 @@ impl SqliteMachine {
             Ok(reply) => self.effects_so_far(&Ok(reply))?,
         };
         if !self.undo()? {
-            self.unaudited = index;
+            self.unaudited.insert(index);
             return Ok(Audit::Lost);
         }
         self.execute("SAVEPOINT _telegraft_entry")?;
@@ -68,7 +68,7 @@ impl SqliteMachine {
             Err(Ended::Rejected(rejection)) => self.effects_so_far(&Err(rejection.clone()))?,
             Err(Ended::Fault(_)) => return Ok(()),
         };
-        if reused.is_some_and(|reused| reused != fresh) || self.unaudited == index {
+        if reused.is_some_and(|reused| reused != fresh) || self.unaudited.contains(&index) {
             self.report_reuse(index);
         }
         Ok(())

@@ -345,11 +345,18 @@ impl Database {
         let resized = if ddl {
             self.schema_changed = true;
             let tables = self.policy.resized();
-            let (rows, bytes) = self.sizes(&tables)?;
-            Some((tables, rows, bytes, self.policy.effects().grown()))
+            let sizes = match self.sizes(&tables) {
+                Ok(sizes) => sizes,
+                Err(e) => {
+                    statement.discard();
+                    return Err(e);
+                }
+            };
+            Some((tables, sizes))
         } else {
             None
         };
+        let grown = self.policy.effects().grown();
 
         // Six columns of one name are the fewest.
         if statement.column_count() > 5 && policy::has_random_names(statement.column_names()) {
@@ -396,17 +403,20 @@ impl Database {
             return Err(self.over_steps());
         }
         if let Some(e) = failed {
+            if self.conn.total_changes() == changed_before {
+                // SQLite took back what the statement had done, of which the hook is not told.
+                self.policy.effects().set_grown(grown);
+            }
             return Err(self.classify(e));
         }
-        if let Some((tables, rows_before, before, grown)) = resized {
-            let (rows_after, after) = self.sizes(&tables)?;
+        if let Some((tables, before)) = resized {
+            let after = self.sizes(&tables)?;
             let altered = tables.iter().zip(before.iter().zip(&after)).map(|((_, dropped), sizes)| match sizes {
                 // Renamed: neither more nor less.
                 (Some(_), None) if !dropped => 0,
                 (before, after) => after.unwrap_or(0).saturating_sub(before.unwrap_or(0)),
             });
             self.policy.effects().saw_ddl(altered.fold(grown, i64::saturating_add));
-            self.steps_left = self.steps_left.saturating_sub(rows_before.saturating_add(rows_after));
             let random = policy::tables_with_random_names(&self.policy, &self.conn, &tables);
             if random.map_err(|e| SqlEnd::Ended(fault("cannot read the columns of a table", &e).into()))? {
                 return Err(SqlEnd::Ended(rejection(Code::Aborted, SAME_NAMES).into()));
@@ -424,15 +434,31 @@ impl Database {
         Ok(if counted { self.conn.changes() } else { 0 })
     }
 
-    /// Rows of these tables, and the logical bytes of each that is there.
-    fn sizes(&self, tables: &[(String, bool)]) -> Result<(i64, Vec<Option<i64>>), SqlEnd> {
+    /// The logical bytes of each of these tables that is there. Every row is looked at, and charged for.
+    fn sizes(&mut self, tables: &[(String, bool)]) -> Result<Vec<Option<i64>>, SqlEnd> {
         let mode = self.policy.mode();
         self.policy.set_mode(Mode::Host);
-        let sizes: rusqlite::Result<Vec<_>> = tables.iter().map(|(table, _)| table_size(&self.conn, table)).collect();
+        let mut sizes = Ok(Vec::new());
+        for (table, _) in tables {
+            match table_size(&self.conn, table, self.steps_left) {
+                Ok(size) => {
+                    self.steps_left = self.steps_left.saturating_sub(size.steps);
+                    if let Ok(sizes) = &mut sizes {
+                        sizes.push(size.bytes);
+                    }
+                    if self.steps_left < 0 {
+                        sizes = Err(self.over_steps());
+                        break;
+                    }
+                }
+                Err(e) => {
+                    sizes = Err(SqlEnd::Ended(fault("cannot measure a table", &e).into()));
+                    break;
+                }
+            }
+        }
         self.policy.set_mode(mode);
-        let sizes = sizes.map_err(|e| SqlEnd::Ended(fault("cannot measure a table", &e).into()))?;
-        let rows = sizes.iter().flatten().fold(0_i64, |sum, (rows, _)| sum.saturating_add(*rows));
-        Ok((rows, sizes.iter().map(|size| size.map(|(_, bytes)| bytes)).collect()))
+        sizes
     }
 
     fn over_data(&self) -> SqlEnd {

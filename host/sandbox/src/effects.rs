@@ -127,6 +127,13 @@ impl Effects {
         self.recorder().grown
     }
 
+    /// The statement that ran was taken back: the entry has made the data larger by `grown`, as before it.
+    pub(crate) fn set_grown(&self, grown: i64) {
+        let mut recorder = self.recorder();
+        recorder.grown = grown;
+        self.outgrown.store(grown > recorder.grown_max.max(0), Relaxed);
+    }
+
     /// Counts rows by table from here on, or no longer.
     pub(crate) fn count_tables(&self, on: bool) {
         self.recorder().tables = on.then(BTreeMap::new);
@@ -286,16 +293,27 @@ pub(crate) fn hash_schema(conn: &Connection, hasher: &mut blake3::Hasher) -> rus
     Ok(())
 }
 
-/// Rows and logical bytes of a guest's table; `None` where there is no table of this name, or where its generated columns
-/// cannot be computed.
-pub(crate) fn table_size(conn: &Connection, table: &str) -> rusqlite::Result<Option<(i64, i64)>> {
+/// What a table comes to.
+pub(crate) struct TableSize {
+    /// Logical bytes; `None` where there is no table of this name, or where its generated columns cannot be computed.
+    pub bytes: Option<i64>,
+    /// What looking at it costs of the step budget: one a row, and one for each [`BYTES_PER_STEP`].
+    pub steps: i64,
+}
+
+/// One step of the budget for so many bytes that are looked at.
+const BYTES_PER_STEP: i64 = 512;
+
+/// Measures a guest's table; no further than `steps_max`, beyond which the measure is not complete.
+pub(crate) fn table_size(conn: &Connection, table: &str, steps_max: i64) -> rusqlite::Result<TableSize> {
     let is_table: bool = conn
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND lower(name) = lower(?1)) /* _telegraft_ */",
         )?
         .query_row([table], |row| row.get(0))?;
+    let mut size = TableSize { bytes: None, steps: 0 };
     if !is_table {
-        return Ok(None);
+        return Ok(size);
     }
     let mut statement = conn.prepare(&format!("SELECT * FROM main.{} /* _telegraft_ */", quote(table)))?;
     let columns = statement.column_count();
@@ -304,18 +322,26 @@ pub(crate) fn table_size(conn: &Connection, table: &str) -> rusqlite::Result<Opt
     loop {
         let row = match rows.next() {
             Ok(Some(row)) => row,
-            Ok(None) => return Ok(Some((count, bytes))),
-            Err(error) if error.sqlite_error_code().is_some_and(is_guests) => return Ok(None),
+            Ok(None) => {
+                size.bytes = Some(bytes);
+                return Ok(size);
+            }
+            Err(error) if error.sqlite_error_code().is_some_and(is_guests) => return Ok(size),
             Err(error) => return Err(error),
         };
         count += 1;
         bytes += 8;
         for column in 0..columns {
-            bytes += match row.get_ref(column)? {
+            let value = match row.get_ref(column)? {
                 ValueRef::Null => 1,
                 ValueRef::Integer(_) | ValueRef::Real(_) => 8,
                 ValueRef::Text(b) | ValueRef::Blob(b) => i64::try_from(b.len()).unwrap_or(i64::MAX),
             };
+            bytes = bytes.saturating_add(value);
+        }
+        size.steps = count.saturating_add(bytes / BYTES_PER_STEP);
+        if size.steps > steps_max {
+            return Ok(size);
         }
     }
 }

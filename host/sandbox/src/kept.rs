@@ -11,11 +11,12 @@ use std::{
 };
 
 use rusqlite::{Connection, OpenFlags, types::ValueRef};
-use telegraft_node::ports::MachineFault;
+use telegraft_node::ports::{Code, MachineFault};
 use telegraft_raft::Index;
 
 use crate::{
-    database::{Database, fault, quote},
+    database::{Database, fault, is_guests, quote},
+    guest::{Ended, rejection},
     snapshot::{copy, file_fault, remove_database, sync_dir},
 };
 
@@ -39,8 +40,18 @@ pub(crate) fn keep(dir: &Path, from: &Path, at: Index) -> Result<(), MachineFaul
     sync_dir(dir)
 }
 
+/// Whether there are files of activations other than `wanted`.
+pub(crate) fn has_others(dir: &Path, wanted: &[Index]) -> Result<bool, MachineFault> {
+    Ok(!others(dir, wanted)?.is_empty())
+}
+
 /// Removes the files of all activations but `wanted`.
 pub(crate) fn remove_others(dir: &Path, wanted: &[Index]) -> Result<(), MachineFault> {
+    others(dir, wanted)?.iter().try_for_each(|path| remove_database(path))
+}
+
+fn others(dir: &Path, wanted: &[Index]) -> Result<Vec<PathBuf>, MachineFault> {
+    let mut others = Vec::new();
     let entries = fs::read_dir(dir).map_err(|e| file_fault("list", dir, &e))?;
     for entry in entries {
         let entry = entry.map_err(|e| file_fault("list", dir, &e))?;
@@ -50,15 +61,20 @@ pub(crate) fn remove_others(dir: &Path, wanted: &[Index]) -> Result<(), MachineF
             .and_then(|name| name.strip_prefix(NAME.0)?.strip_suffix(NAME.1))
             .and_then(|index| index.parse::<Index>().ok());
         if index.is_some_and(|index| !wanted.contains(&index)) {
-            remove_database(&entry.path())?;
+            others.push(entry.path());
         }
     }
-    Ok(())
+    Ok(others)
 }
 
 /// Puts the guest's tables of the file in the place of those in `conn`, in the open transaction. Foreign keys must be off.
-pub(crate) fn put_back(conn: &Connection, from: &Path) -> Result<(), MachineFault> {
+///
+/// A table whose rows cannot be written again (a generated column that cannot be computed) is the guest's doing, the same on
+/// every replica: a rejection.
+pub(crate) fn put_back(conn: &Connection, from: &Path) -> Result<(), Ended> {
     let put_back = || -> rusqlite::Result<()> {
+        // They were true when the rows were written; those that ask for the time may not be so now.
+        conn.pragma_update(None, "ignore_check_constraints", true)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let kept = Connection::open_with_flags(from, flags)?;
         drop_all(conn)?;
@@ -76,7 +92,16 @@ pub(crate) fn put_back(conn: &Connection, from: &Path) -> Result<(), MachineFaul
         }
         Ok(())
     };
-    put_back().map_err(|e| fault(&format!("cannot put the kept state {} back", from.display()), &e))
+    let done = put_back();
+    let again = conn.pragma_update(None, "ignore_check_constraints", false);
+    match done.and(again) {
+        Ok(()) => Ok(()),
+        Err(error) if error.sqlite_error_code().is_some_and(is_guests) => {
+            let message = format!("the kept state cannot be put back: {error}");
+            Err(rejection(Code::FailedPrecondition, message).into())
+        }
+        Err(error) => Err(fault(&format!("cannot put the kept state {} back", from.display()), &error).into()),
+    }
 }
 
 struct Object {
