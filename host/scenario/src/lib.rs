@@ -95,7 +95,7 @@
 //! |---|---|
 //! | `file.rs`, `scenario.rs` | a scenario's file, and what it comes to |
 //! | `play.rs`, `seeds.rs` | one seed; many |
-//! | `cluster.rs`, `client.rs`, `event.rs` | the cluster, those who call it, and what happens to it |
+//! | `cluster.rs`, `client.rs`, `event.rs`, `strike.rs` | the cluster, those who call it, and what happens to it |
 //! | `check.rs` | what must hold for every module |
 //! | `service.rs`, `matching.rs`, `template.rs` | JSON and protobuf; expectations; variables |
 
@@ -113,6 +113,7 @@ mod play;
 mod scenario;
 mod seeds;
 mod service;
+mod strike;
 mod tally;
 mod template;
 
