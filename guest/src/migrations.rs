@@ -16,9 +16,6 @@ use crate::{Command, Failure, params};
 /// ```
 ///
 /// What was active once is never changed: a new layout is a new element.
-///
-/// A column cannot be added to a STRICT table: SQLite checks the whole table then, by a PRAGMA, which modules do not have. Such a
-/// table is made anew and its rows are copied, as SQLite's documentation of ALTER TABLE tells.
 #[derive(Clone, Copy)]
 pub struct Migration {
     up: &'static [&'static str],

@@ -63,7 +63,11 @@ const ADAPTED: [(&str, &[(&str, &str)]); 3] = [
 ];
 
 /// What every project gets.
-const SHARED: &[(&str, &str)] = &[("wit", "telegraft/wit"), ("LICENSE", "telegraft/LICENSE")];
+const SHARED: &[(&str, &str)] = &[
+    ("wit", "telegraft/wit"),
+    ("LICENSE", "telegraft/LICENSE"),
+    ("tests/modules/poll/scenarios/poll.toml", "scenarios/poll.toml"),
+];
 
 /// The guest crate and what it is built with.
 const GUEST: &[(&str, &str)] = &[("guest", "telegraft/guest")];

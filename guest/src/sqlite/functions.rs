@@ -108,9 +108,10 @@ impl Rules {
 fn is_refused(action: &AuthAction<'_>) -> bool {
     match action {
         AuthAction::Function { function_name } => REFUSED.iter().any(|name| name.eq_ignore_ascii_case(function_name)),
+        // ALTER TABLE … ADD COLUMN asks for this one itself, on STRICT tables and for CHECK.
+        AuthAction::Pragma { pragma_name, .. } => !pragma_name.eq_ignore_ascii_case("quick_check"),
         AuthAction::Transaction { .. }
         | AuthAction::Savepoint { .. }
-        | AuthAction::Pragma { .. }
         | AuthAction::Analyze { .. }
         | AuthAction::Attach { .. }
         | AuthAction::Detach { .. }

@@ -348,9 +348,23 @@ impl SqliteMachine {
         let Some(active) = self.now.active.clone() else {
             return Ok(Bytes::new());
         };
-        if !active.reuse || end.digest != active.record.digest.0.as_slice() {
+        // What was found before this activation is not this one's.
+        let stale = end.index < active.record.activated_index;
+        if !active.reuse || stale || end.digest != active.record.digest.0.as_slice() {
             return Ok(Bytes::new());
         }
+        let detail = format!(
+            "module {} keeps something in memory: at index {} a reused instance did something else than a fresh one; every \
+             entry gets a fresh one from here on",
+            active.label, end.index
+        );
+        history::add(self.conn()?, &self.now.meta, Happened::ReuseEnded, Some(&active.record), &detail)?;
+        self.without_reuse(&active, &detail)?;
+        Ok(Bytes::new())
+    }
+
+    /// From here on every entry gets a fresh instance of the active module.
+    fn without_reuse(&mut self, active: &ActiveModule, why: &str) -> Result<(), MachineFault> {
         let conn = self.conn()?;
         catalog::end_reuse(conn, &active.record.digest)?;
         sql("an activation", || {
@@ -360,17 +374,11 @@ impl SqliteMachine {
                 .0
                 .as_slice()])
         })?;
-        let detail = format!(
-            "module {} keeps something in memory: at index {} a reused instance did something else than a fresh one; every \
-             entry gets a fresh one from here on",
-            active.label, end.index
-        );
-        history::add(conn, &self.now.meta, Happened::ReuseEnded, Some(&active.record), &detail)?;
-        tracing::warn!(index = self.now.meta.applied, "{detail}");
+        tracing::warn!(index = self.now.meta.applied, "{why}");
         self.alarmed = true;
         self.now.active = Some(Arc::new(active.without_reuse()));
         self.instance = None;
-        Ok(Bytes::new())
+        Ok(())
     }
 
     pub(crate) fn checkpoint(&mut self, index: Index, checkpoint: &Checkpoint) -> Result<Bytes, Ended> {
@@ -389,15 +397,22 @@ impl SqliteMachine {
         let conn = self.conn()?;
         let judgement = verify::take(conn, report.index, report.host_id, &digest)?;
         if let Some(alarm) = &judgement.alarm {
-            let active = self.now.active.as_ref().map(|active| &active.record);
-            history::add(conn, &self.now.meta, Happened::ReplicasDiffer, active, alarm)?;
+            let active = self.now.active.clone();
+            let record = active.as_ref().map(|active| &active.record);
+            history::add(conn, &self.now.meta, Happened::ReplicasDiffer, record, alarm)?;
             tracing::error!("{alarm}");
             self.alarmed = true;
+            // The likeliest cause, whatever the audit has seen.
+            if let Some(active) = active.filter(|active| active.reuse) {
+                self.without_reuse(&active, "reuse is ended, since replicas differ")?;
+            }
         }
         if judgement.verified {
             self.verified = report.index;
         }
-        if let Some(why) = judgement.halt {
+        if let Some(why) = judgement.halt
+            && !verify::is_ignored(&self.dir)
+        {
             verify::halt(self.conn()?, &why)?;
             self.halting = Some(why);
         }
@@ -507,7 +522,7 @@ fn within(ended: Ended, what: &str) -> Ended {
 
 fn init_said(last: Option<u32>, init: bool) -> String {
     match (last, init) {
-        (None, _) => "on no data".to_owned(),
+        (None, _) => "first activation of this name".to_owned(),
         (Some(last), true) => format!("data layout risen from {last}"),
         (Some(_), false) => "data layout as before".to_owned(),
     }

@@ -345,14 +345,17 @@ impl Database {
         let resized = if ddl {
             self.schema_changed = true;
             let tables = self.policy.resized();
-            let sizes = match self.sizes(&tables) {
-                Ok(sizes) => sizes,
-                Err(e) => {
-                    statement.discard();
-                    return Err(e);
+            match sizes(&self.conn, &self.policy, &mut self.steps_left, &tables) {
+                Ok(Some(sizes)) => {
+                    self.policy.effects().begin_ddl(tables.iter().map(|(table, _)| table.clone()));
+                    Some((tables, sizes))
                 }
-            };
-            Some((tables, sizes))
+                Ok(None) => {
+                    statement.discard();
+                    return Err(self.over_steps());
+                }
+                Err(fault) => return Err(SqlEnd::Ended(fault.into())),
+            }
         } else {
             None
         };
@@ -403,20 +406,24 @@ impl Database {
             return Err(self.over_steps());
         }
         if let Some(e) = failed {
+            let end = self.classify(e);
             if self.conn.total_changes() == changed_before {
                 // SQLite took back what the statement had done, of which the hook is not told.
                 self.policy.effects().set_grown(grown);
             }
-            return Err(self.classify(e));
+            return Err(end);
         }
         if let Some((tables, before)) = resized {
-            let after = self.sizes(&tables)?;
+            let after = sizes(&self.conn, &self.policy, &mut self.steps_left, &tables);
+            let Some(after) = after.map_err(|fault| SqlEnd::Ended(fault.into()))? else {
+                return Err(self.over_steps());
+            };
             let altered = tables.iter().zip(before.iter().zip(&after)).map(|((_, dropped), sizes)| match sizes {
                 // Renamed: neither more nor less.
                 (Some(_), None) if !dropped => 0,
                 (before, after) => after.unwrap_or(0).saturating_sub(before.unwrap_or(0)),
             });
-            self.policy.effects().saw_ddl(altered.fold(grown, i64::saturating_add));
+            self.policy.effects().saw_ddl(altered.fold(0, i64::saturating_add));
             let random = policy::tables_with_random_names(&self.policy, &self.conn, &tables);
             if random.map_err(|e| SqlEnd::Ended(fault("cannot read the columns of a table", &e).into()))? {
                 return Err(SqlEnd::Ended(rejection(Code::Aborted, SAME_NAMES).into()));
@@ -432,33 +439,6 @@ impl Database {
         // Statements that count nothing (DDL, REINDEX) leave the count of the one before.
         let counted = !ddl && self.conn.total_changes() != changed_before;
         Ok(if counted { self.conn.changes() } else { 0 })
-    }
-
-    /// The logical bytes of each of these tables that is there. Every row is looked at, and charged for.
-    fn sizes(&mut self, tables: &[(String, bool)]) -> Result<Vec<Option<i64>>, SqlEnd> {
-        let mode = self.policy.mode();
-        self.policy.set_mode(Mode::Host);
-        let mut sizes = Ok(Vec::new());
-        for (table, _) in tables {
-            match table_size(&self.conn, table, self.steps_left) {
-                Ok(size) => {
-                    self.steps_left = self.steps_left.saturating_sub(size.steps);
-                    if let Ok(sizes) = &mut sizes {
-                        sizes.push(size.bytes);
-                    }
-                    if self.steps_left < 0 {
-                        sizes = Err(self.over_steps());
-                        break;
-                    }
-                }
-                Err(e) => {
-                    sizes = Err(SqlEnd::Ended(fault("cannot measure a table", &e).into()));
-                    break;
-                }
-            }
-        }
-        self.policy.set_mode(mode);
-        sizes
     }
 
     fn over_data(&self) -> SqlEnd {
@@ -509,6 +489,33 @@ impl Database {
             _ => return SqlEnd::Ended(fault("a module's statement failed", &error).into()),
         })
     }
+}
+
+/// The logical bytes of each of these tables that is there. Every row is looked at, and charged for; `None` where the steps
+/// run out over it.
+fn sizes(
+    conn: &Connection,
+    policy: &Policy,
+    steps_left: &mut i64,
+    tables: &[(String, bool)],
+) -> Result<Option<Vec<Option<i64>>>, MachineFault> {
+    let mode = policy.mode();
+    policy.set_mode(Mode::Host);
+    let mut measure = || -> rusqlite::Result<Option<Vec<Option<i64>>>> {
+        let mut sizes = Vec::with_capacity(tables.len());
+        for (table, _) in tables {
+            let size = table_size(conn, table, *steps_left)?;
+            *steps_left = steps_left.saturating_sub(size.steps);
+            if *steps_left < 0 {
+                return Ok(None);
+            }
+            sizes.push(size.bytes);
+        }
+        Ok(Some(sizes))
+    };
+    let sizes = measure();
+    policy.set_mode(mode);
+    sizes.map_err(|e| fault("cannot measure a table", &e))
 }
 
 /// Where the rows of a statement go.

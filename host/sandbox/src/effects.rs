@@ -75,6 +75,8 @@ struct Recorder {
     /// How far it may.
     grown_max: i64,
     ddl: bool,
+    /// Tables whose rows are counted otherwise.
+    measured: Vec<String>,
     /// Kept only where somebody wants to know.
     tables: Option<BTreeMap<String, TableChanges>>,
 }
@@ -109,11 +111,17 @@ impl Effects {
         self.recorder().blind = true;
     }
 
-    /// The entry has changed the schema, and has made the data larger by `grown` in all: the hook does not see what DDL does.
+    /// DDL begins that makes, drops or alters these tables: what the hook sees of their rows is not counted, since they are
+    /// measured before and after.
+    pub(crate) fn begin_ddl(&self, tables: impl IntoIterator<Item = String>) {
+        self.recorder().measured.extend(tables);
+    }
+
+    /// The DDL has changed the schema, and made the tables larger by `grown`.
     pub(crate) fn saw_ddl(&self, grown: i64) {
         let mut recorder = self.recorder();
         recorder.ddl = true;
-        recorder.grown = 0;
+        recorder.measured.clear();
         recorder.grow(grown, &self.outgrown);
     }
 
@@ -130,6 +138,7 @@ impl Effects {
     /// The statement that ran was taken back: the entry has made the data larger by `grown`, as before it.
     pub(crate) fn set_grown(&self, grown: i64) {
         let mut recorder = self.recorder();
+        recorder.measured.clear();
         recorder.grown = grown;
         self.outgrown.store(grown > recorder.grown_max.max(0), Relaxed);
     }
@@ -193,6 +202,7 @@ impl Recorder {
         self.overflow = None;
         self.grown = 0;
         self.ddl = false;
+        self.measured.clear();
     }
 
     fn grow(&mut self, by: i64, outgrown: &AtomicBool) {
@@ -229,7 +239,9 @@ impl Recorder {
             }
             PreUpdateCase::Unknown => 0,
         };
-        self.grow(grown, outgrown);
+        if !self.measured.iter().any(|measured| measured == table) {
+            self.grow(grown, outgrown);
+        }
         if self.buffer.len() >= BUFFER_BYTES {
             self.overflow.get_or_insert_with(Box::default).update(&self.buffer);
             self.buffer.clear();
@@ -315,7 +327,15 @@ pub(crate) fn table_size(conn: &Connection, table: &str, steps_max: i64) -> rusq
     if !is_table {
         return Ok(size);
     }
-    let mut statement = conn.prepare(&format!("SELECT * FROM main.{} /* _telegraft_ */", quote(table)))?;
+    // Without virtual columns, which are not stored.
+    let names: Vec<String> = {
+        let mut statement =
+            conn.prepare("SELECT name FROM pragma_table_xinfo(?1) WHERE hidden NOT IN (1, 2) /* _telegraft_ */")?;
+        let names = statement.query_map([table], |row| row.get::<_, String>(0))?;
+        names.map(|name| name.map(|name| quote(&name))).collect::<Result<_, _>>()?
+    };
+    let names = names.join(", ");
+    let mut statement = conn.prepare(&format!("SELECT {names} FROM main.{} /* _telegraft_ */", quote(table)))?;
     let columns = statement.column_count();
     let mut rows = statement.query([])?;
     let (mut count, mut bytes) = (0_i64, 0_i64);

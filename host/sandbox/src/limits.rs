@@ -31,13 +31,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What holds where an activation names nothing: about a fifth of a second of work for one call.
+    /// What holds where an activation names nothing: some seconds of work for one call, at the most.
     pub const DEFAULT: Limits = Limits {
-        fuel: 200_000_000,
+        fuel: 1_000_000_000,
         memory_bytes: 64 << 20,
-        sql_steps: 5_000_000,
-        rows: 10_000,
-        result_bytes: 8 << 20,
+        sql_steps: 10_000_000,
+        rows: 100_000,
+        result_bytes: 16 << 20,
         reply_bytes: 4 << 20,
         value_bytes: 1 << 20,
         database_bytes: 16 << 30,
@@ -52,7 +52,7 @@ impl Limits {
         rows: 1_000_000,
         result_bytes: 256 << 20,
         reply_bytes: 64 << 20,
-        value_bytes: 256 << 20,
+        value_bytes: 8 << 20,
         database_bytes: 1 << 50,
         module_bytes: MODULE_BYTES_MAX,
     };

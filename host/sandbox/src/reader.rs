@@ -278,7 +278,7 @@ pub(crate) fn other_engine(record: &ModuleRecord, own: &str) -> Option<Rejection
     (record.engine != own).then(|| {
         let message = format!(
             "module {} {} was activated for the engine [{}], and this host has [{own}]: it does not guess. Run the version of \
-             Telegraft with that engine here; or, once all hosts have the new one, activate the module again",
+             Telegraft with that engine here; how a cluster goes over to a new one is told in docs/versions.md",
             record.name, record.version, record.engine
         );
         rejection(Code::FailedPrecondition, message)

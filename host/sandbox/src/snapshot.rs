@@ -235,6 +235,8 @@ fn mark(conn: &Connection, meta: &SnapshotMeta) -> Result<(), MachineFault> {
         "INSERT OR REPLACE INTO _telegraft_restored VALUES (1, ?1, ?2, ?3)",
         params![meta.index as i64, meta.term as i64, conf_state.encode_to_vec()],
     )
+    // That the replica which it was taken from stood still is no part of the state.
+    .and_then(|_| conn.execute("DELETE FROM _telegraft_halted", []))
     .map(drop)
     .map_err(|e| fault("cannot mark a restored state", &e))
 }

@@ -7,8 +7,12 @@
 //!    there on, also after a restart. Where all have reported and no digest has a majority, nobody knows: all stand still.
 //!
 //! A report may be lost: then the next checkpoint decides.
+//!
+//! The reports stay in the log, so a replica that is rebuilt from it meets them again. It is right then, and has the
+//! majority; where there was none, an operator who knows which state is right says so with a file
+//! ([`IGNORE_FILE`]) in the machine's folder: while it is there, nothing that is reported halts this replica.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use telegraft_node::ports::MachineFault;
@@ -18,6 +22,9 @@ use crate::{catalog::sql, effects::EffectDigest, module::Digest};
 
 /// Checkpoints that are remembered.
 const CHECKPOINTS_KEPT: i64 = 8;
+
+/// A file by which an operator has this replica go on whatever is reported.
+pub const IGNORE_FILE: &str = "ignore-differences";
 
 /// What is to be done about a replica that is not like the others.
 const REMEDY: &str = "stop this host, move machine.db, machine.db-wal and machine.db-shm away and start it again: the \
@@ -111,7 +118,8 @@ fn judge(
         )),
         None if after.len() >= voters => Some(format!(
             "the replicas' effects up to checkpoint {at} differ, and none has a majority: nobody knows which is right. \
-             Find the right one, then {REMEDY}"
+             Find the right one, put a file named {IGNORE_FILE} into its machine's folder and start it again; then, on the \
+             others, {REMEDY}"
         )),
         None => None,
     };
@@ -120,6 +128,11 @@ fn judge(
 
 fn short(digest: &EffectDigest) -> String {
     Digest(*digest).to_string().chars().take(12).collect()
+}
+
+/// Whether an operator has this replica go on whatever is reported.
+pub(crate) fn is_ignored(dir: &Path) -> bool {
+    dir.join(IGNORE_FILE).exists()
 }
 
 /// Why this replica stands still, if it does.

@@ -57,7 +57,7 @@ pub fn new(args: &NewArgs, output: Output) -> Result<(), Failure> {
     if output.json {
         return output.json(&json!({
             "name": args.name, "language": args.language.as_str(), "folder": absolute(&made.folder), "files": made.files,
-            "next": next(&made, args.language).map(|(command, _)| command),
+            "next": next(&made, &args.name, args.language).map(|(command, _)| command),
         }));
     }
     output.line(&format!(
@@ -68,7 +68,7 @@ pub fn new(args: &NewArgs, output: Output) -> Result<(), Failure> {
         absolute(&made.folder).display()
     ));
     output.line("next:");
-    let next = next(&made, args.language);
+    let next = next(&made, &args.name, args.language);
     let width = next.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
     for (command, what) in next {
         output.line(format!("  {command:<width$}  {what}").trim_end());
@@ -134,7 +134,7 @@ fn spinner() -> ProgressBar {
 }
 
 /// What to type next, and what it does.
-fn next(made: &Scaffolded, language: Language) -> [(String, &'static str); 3] {
+fn next(made: &Scaffolded, name: &str, language: Language) -> [(String, &'static str); 4] {
     let (test, what) = match language {
         Language::Rust => ("cargo test", "runs the module's tests, without a cluster"),
         Language::Python => (".telegraft/venv/bin/python -m unittest", "once it was built: runs the module's tests"),
@@ -144,6 +144,10 @@ fn next(made: &Scaffolded, language: Language) -> [(String, &'static str); 3] {
         (format!("cd {}", made.folder.display()), ""),
         ("telegraft dev --module . --watch".to_owned(), "builds it, runs it on three hosts, and swaps it as you edit"),
         (test.to_owned(), what),
+        (
+            format!("telegraft module test {name}.wasm --scenario scenarios/poll.toml"),
+            "once it was built: a cluster whose leaders crash",
+        ),
     ]
 }
 

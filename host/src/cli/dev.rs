@@ -50,8 +50,8 @@ pub struct DevArgs {
     /// The first host's client port; its peers' and HTTP ports follow, the next host's are 10 higher
     #[arg(long, value_name = "PORT", default_value_t = DEFAULT_BASE_PORT, value_parser = clap::value_parser!(u16).range(1..=65_400))]
     base_port: u16,
-    /// Activate the module with reuse: one guest instance for many entries. Not audited yet: only for modules that keep
-    /// nothing in memory
+    /// Activate the module with reuse: one guest instance for many entries. Only for modules that keep nothing in memory
+    /// between calls; one that is found to do so loses it
     #[arg(long, requires = "module")]
     activate_reuse: bool,
 }

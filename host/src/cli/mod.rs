@@ -86,7 +86,7 @@ enum Command {
     /// Hand leadership over
     #[command(subcommand)]
     Cluster(transfer::ClusterCommand),
-    /// Upload, activate, list and inspect modules
+    /// Begin, build, test, try, activate, list and take back modules
     #[command(subcommand)]
     Module(module::ModuleCommand),
     /// Show and set a machine's budgets, and show its past

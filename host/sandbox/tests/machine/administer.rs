@@ -46,7 +46,7 @@ fn budgets_are_the_machine_s_and_only_entries_change_them() {
     assert_eq!(rig.reader.limits().unwrap().1, now);
     let newest = rig.reader.history(1).unwrap().remove(0);
     assert_eq!(newest.what, "limits-set");
-    assert!(newest.detail.contains("fuel from 200000000 to 12345678"), "{}", newest.detail);
+    assert!(newest.detail.contains("fuel from 1000000000 to 12345678"), "{}", newest.detail);
 }
 
 #[test]
@@ -111,6 +111,89 @@ fn what_ddl_does_to_the_data_s_size_is_counted() {
     rig.one(call("exec", "CREATE TABLE child(k INTEGER REFERENCES u(k) ON DELETE SET NULL)")).unwrap();
     rig.one(call("exec", "DROP TABLE u")).unwrap();
     assert_eq!(used(&rig), 36);
+    // What a dropped parent takes with it counts too, and what is computed when it is read does not.
+    rig.one(call("exec", "CREATE TABLE up(k INTEGER PRIMARY KEY)")).unwrap();
+    rig.one(call("exec", "CREATE TABLE down(k INTEGER REFERENCES up(k) ON DELETE CASCADE)")).unwrap();
+    rig.one(call("exec", "INSERT INTO up VALUES (1)")).unwrap();
+    rig.one(call("exec", "INSERT INTO down VALUES (1)")).unwrap();
+    assert_eq!(used(&rig), 36 + 16 + 16);
+    rig.one(call("exec", "DROP TABLE up")).unwrap();
+    assert_eq!(used(&rig), 36 + 16 * rig.number("SELECT count(*) FROM down") as u64);
+    let before = used(&rig);
+    rig.one(call("exec", "CREATE TABLE v(a, g AS (hex(zeroblob(1000))))")).unwrap();
+    rig.one(call("exec", "INSERT INTO v(a) VALUES (1)")).unwrap();
+    rig.one(call("exec", "DROP TABLE v")).unwrap();
+    assert!(used(&rig).abs_diff(before) <= 8, "{} {before}", used(&rig));
+}
+
+#[test]
+fn a_statement_that_is_taken_back_counts_for_nothing() {
+    let mut rig = Rig::probe();
+    let used = |rig: &Rig| rig.reader.limits().unwrap().2;
+    rig.one(call("exec", "INSERT INTO t VALUES (1, 'abc')")).unwrap();
+    rig.one(call("exec", "CREATE TRIGGER no BEFORE DELETE ON t WHEN old.k = 3 BEGIN SELECT raise(ABORT, 'no'); END"))
+        .unwrap();
+    rig.one(call("exec", "INSERT INTO t VALUES (2, 'de'), (3, 'f')")).unwrap();
+    let before = used(&rig);
+    // The guest goes on after each.
+    for sql in ["INSERT INTO t VALUES (10, 'x'), (11, 'y'), (12, 'abc')", "DELETE FROM t", "UPDATE t SET v = 'same'"] {
+        rig.one(call("ignore", sql)).unwrap();
+        assert_eq!(used(&rig), before, "{sql}");
+    }
+    // What FAIL keeps counts.
+    rig.one(call("ignore", "INSERT OR FAIL INTO t VALUES (10, 'x'), (12, 'abc')")).unwrap();
+    assert_eq!(used(&rig), before + 8 + 8 + 1);
+}
+
+#[test]
+fn a_large_table_is_not_measured_for_nothing() {
+    let mut rig = Rig::probe();
+    let many =
+        "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) SELECT i, i FROM n";
+    rig.one(call("exec", many)).unwrap();
+    rig.one(set(internal::Limits { sql_steps: 15_000, ..Default::default() })).unwrap();
+    let outcome = rig.one(call("exec", "ALTER TABLE t ADD COLUMN c"));
+    assert_eq!(code(&outcome), Some(Code::ResourceExhausted), "{outcome:?}");
+    rig.one(set(internal::Limits { sql_steps: 60_000, ..Default::default() })).unwrap();
+    rig.one(call("exec", "ALTER TABLE t ADD COLUMN c")).unwrap();
+}
+
+#[test]
+fn a_refused_activation_leaves_no_state_behind() {
+    let mut rig = Rig::probe();
+    let failing = Probe { version: "2", schema: 2, init: ["no statement", ""], ..PROBE }.build();
+    rig.one(whole(&failing)).unwrap();
+    rig.one(activation(&failing, false)).unwrap_err();
+    let kept = std::fs::read_dir(&rig.dir)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with("kept-"));
+    assert_eq!(kept.count(), 0);
+}
+
+#[test]
+fn a_kept_state_comes_back_though_its_checks_would_fail_by_now() {
+    let (one, two) = (PROBE.build(), risen().build());
+    let mut rig = Rig::empty();
+    rig.install(&one, false);
+    rig.one(call("exec", "CREATE TABLE offers(until INTEGER CHECK (until > unixepoch()))")).unwrap();
+    rig.one(call("exec", "INSERT INTO offers VALUES (5)")).unwrap();
+    rig.install(&two, false);
+    let mut later = command(rig.next(), back_to(&one, Way::KeptState));
+    later.time_us = 60_000_000;
+    rig.command(later).unwrap();
+    assert_eq!(rig.number("SELECT until FROM offers"), 5);
+    assert!(rig.one(call("exec", "INSERT INTO offers VALUES (5)")).is_err(), "checks hold again");
+    let rig = rig.reopen();
+    assert_eq!(rig.number("SELECT until FROM offers"), 5);
+}
+
+#[test]
+fn a_generated_column_that_cannot_be_computed_keeps_no_host_from_starting() {
+    let mut rig = Rig::probe();
+    rig.one(call("exec", "INSERT INTO t VALUES (1, 'no json')")).unwrap();
+    rig.one(call("exec", "ALTER TABLE t ADD COLUMN g INTEGER AS (json_extract(v, '$.x'))")).unwrap();
+    let rig = rig.reopen();
+    assert_eq!(rig.text("SELECT v FROM t"), "no json");
 }
 
 #[test]

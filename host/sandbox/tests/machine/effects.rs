@@ -202,6 +202,30 @@ fn the_replica_that_differs_stands_still_also_after_a_restart() {
 }
 
 #[test]
+fn an_operator_may_have_one_go_on_where_nobody_knows_which_is_right() {
+    let mut replicas = replicas();
+    for (i, sql) in [(0, "a"), (1, "b")] {
+        let rig = replicas.remove(i);
+        let dir = rig.dir.clone();
+        let change = format!("UPDATE t SET v = '{sql}' WHERE k = 1");
+        Connection::open(dir.join("machine.db")).unwrap().execute(&change, []).unwrap();
+        replicas.insert(i, rig.reopen());
+    }
+    for rig in &mut replicas {
+        let _ = rig.one(call("query", "SELECT v FROM t WHERE k = 1"));
+    }
+    checkpoint(&mut replicas);
+    assert!(replicas.iter().all(|rig| rig.machine.halted().is_some_and(|why| why.contains("ignore-differences"))));
+    let right = replicas.remove(2);
+    std::fs::write(right.dir.join("ignore-differences"), "").unwrap();
+    let mut right = right.reopen();
+    assert_eq!(right.machine.halted(), None);
+    right.one(call("exec", "INSERT INTO t VALUES (3, 'z')")).unwrap();
+    std::fs::remove_file(right.dir.join("ignore-differences")).unwrap();
+    assert!(right.reopen().machine.halted().is_some(), "the word of halting stays");
+}
+
+#[test]
 fn a_reused_instance_that_remembers_is_found_and_reuse_ends_through_the_log() {
     let mut rig = Rig::empty();
     rig.install(&PROBE.build(), true);

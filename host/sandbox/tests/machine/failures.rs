@@ -59,11 +59,11 @@ fn a_guest_that_asks_for_more_than_it_can_address_is_told_so() {
 fn sql_budgets_end_the_call() {
     let mut rig = Rig::probe();
     let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100000000)";
-    fails_alone(&mut rig, "q", &format!("{many} SELECT count(*) FROM n"), Code::ResourceExhausted, "5000000 steps");
-    fails_alone(&mut rig, "q", &format!("{many} SELECT i FROM n"), Code::ResourceExhausted, "more than 10000 rows");
+    fails_alone(&mut rig, "q", &format!("{many} SELECT count(*) FROM n"), Code::ResourceExhausted, "10000000 steps");
+    fails_alone(&mut rig, "q", &format!("{many} SELECT i FROM n"), Code::ResourceExhausted, "more than 100000 rows");
     let wide =
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100) SELECT zeroblob(1000000) FROM n";
-    fails_alone(&mut rig, "q", wide, Code::ResourceExhausted, "over 8388608 bytes");
+    fails_alone(&mut rig, "q", wide, Code::ResourceExhausted, "over 16777216 bytes");
     fails_alone(&mut rig, "q", "SELECT zeroblob(9000000)", Code::ResourceExhausted, "too big");
 }
 
@@ -73,7 +73,7 @@ fn an_entry_that_costs_the_transaction_is_undone_alone_all_the_same() {
     let mut rig = Rig::probe();
     let endless =
         "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 7 UNION ALL SELECT min(i, 0) - 1 FROM n) SELECT i, NULL FROM n";
-    fails_alone(&mut rig, "exec", endless, Code::ResourceExhausted, "SQL budget of 5000000 steps");
+    fails_alone(&mut rig, "exec", endless, Code::ResourceExhausted, "SQL budget of 10000000 steps");
     rig.one(call("exec", "INSERT INTO t VALUES (6, 'six')")).unwrap();
     let conflict = "INSERT OR ROLLBACK INTO t VALUES (7, 'seven'), (6, 'again')";
     fails_alone(&mut rig, "exec", conflict, Code::Aborted, "rolled the whole transaction back");

@@ -103,11 +103,12 @@ proptest! {
         let entries = entries(&steps);
         let mut one_by_one = Rig::empty();
         let outcomes = apply_in(&mut one_by_one, &entries, &[1]);
-        let digest = one_by_one.digest();
+        let (digest, effects) = (one_by_one.digest(), one_by_one.reader.effect_digest());
 
         let mut all_at_once = Rig::empty();
         prop_assert_eq!(&apply_in(&mut all_at_once, &entries, &[usize::MAX]), &outcomes);
         prop_assert_eq!(&all_at_once.digest(), &digest);
+        prop_assert_eq!(all_at_once.reader.effect_digest(), effects);
 
         // Another batching; killed at some entry; the copy goes on where it was, and is handed old entries too.
         let mut killed = Rig::empty();
@@ -122,6 +123,7 @@ proptest! {
         let again = restarted.machine.apply(&entries).unwrap();
         prop_assert_eq!(&again[stop..], &outcomes[stop..]);
         prop_assert_eq!(&restarted.digest(), &digest);
+        prop_assert_eq!(restarted.reader.effect_digest(), effects);
     }
 }
 
