@@ -78,10 +78,10 @@ impl SqliteMachine {
                 if rollback.way() == Way::KeptState
                     && let Some(top) = self.activations()?.first()
                     && top.kept
-                    && !kept::path(&self.dir, top.at).exists()
+                    && !kept::is_sound(&self.dir, top.at)
                 {
                     return Ok(Some(format!(
-                        "the next entry puts the state kept at index {} back, and this host does not have it: stop it, move \
+                        "the next entry puts the state kept at index {} back, and this host does not have it, or not whole: stop it, move \
                          machine.db, machine.db-wal and machine.db-shm away and start it again; the state is rebuilt from \
                          the log",
                         top.at
@@ -160,7 +160,13 @@ impl SqliteMachine {
         }
         let conn = self.conn()?;
         catalog::set_layout(conn, &record.name, Some(record.schema))?;
-        push_activation(conn, record, last, keep, self.now.meta.data_bytes, self.now.meta.commands)?;
+        let again = self.now.active.as_ref().is_some_and(|active| active.record.digest == record.digest);
+        if again {
+            // Nothing to go back to but itself.
+            set_newest_reuse(conn, record.reuse)?;
+        } else {
+            push_activation(conn, record, last, keep, self.now.meta.data_bytes, self.now.meta.commands)?;
+        }
         history::add(conn, &self.now.meta, Happened::Activated, Some(record), &init_said(last, init))?;
         self.now.limits = Some(limits);
         self.switch_to(index, active)?;
@@ -305,6 +311,8 @@ impl SqliteMachine {
         }
         let path = kept::path(&self.dir, top.at);
         let database = self.database.as_mut().ok_or_else(database_lost)?;
+        // Also where it cannot be put back: the tables were others for a moment.
+        database.schema_replaced();
         kept::put_back(database.host(), &path)?;
         catalog::set_layout(database.host(), &top.name, top.from_schema)?;
         database.schema_replaced();
@@ -403,7 +411,8 @@ impl SqliteMachine {
             tracing::error!("{alarm}");
             self.alarmed = true;
             // The likeliest cause, whatever the audit has seen.
-            if let Some(active) = active.filter(|active| active.reuse) {
+            let concerned = |active: &Arc<ActiveModule>| active.reuse && report.index >= active.record.activated_index;
+            if let Some(active) = active.filter(concerned) {
                 self.without_reuse(&active, "reuse is ended, since replicas differ")?;
             }
         }
@@ -474,6 +483,16 @@ fn activation(row: &Row<'_>) -> rusqlite::Result<Activation> {
         data_bytes: row.get::<_, i64>(6)? as u64,
         commands: row.get::<_, i64>(7)? as u64,
     })
+}
+
+fn set_newest_reuse(conn: &Connection, reuse: bool) -> Result<(), MachineFault> {
+    sql("an activation", || {
+        conn.prepare_cached(
+            "UPDATE _telegraft_activations SET reuse = ?1 WHERE at = (SELECT max(at) FROM _telegraft_activations)",
+        )?
+        .execute([reuse])
+    })
+    .map(drop)
 }
 
 fn push_activation(

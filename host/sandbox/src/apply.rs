@@ -123,7 +123,14 @@ pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReade
     let published = Arc::new(Published::default());
     published.publish(&now.meta, now.active.as_ref());
     published.alarm(history::alarms(database.host())?);
-    let halted = if verify::is_ignored(dir) { None } else { verify::halted(database.host())? };
+    if verify::is_ignored(dir) {
+        tracing::warn!(
+            file = verify::IGNORE_FILE,
+            "this replica goes on whatever is reported of it, as an operator says"
+        );
+        verify::go_on(database.host())?;
+    }
+    let halted = verify::halted(database.host())?;
     let connections = Arc::new(Connections::new(path));
     let reader = MachineReader::new(sandbox.clone(), Arc::clone(&connections), Arc::clone(&published));
     let mut machine = SqliteMachine {
@@ -294,7 +301,14 @@ impl SqliteMachine {
     fn bind_foreign_keys(&mut self, on: bool) -> Result<(), MachineFault> {
         let conn = self.conn()?;
         let config = DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY;
-        let set = || if conn.db_config(config)? == on { Ok(on) } else { conn.set_db_config(config, on) };
+        let set = || {
+            if conn.db_config(config)? == on {
+                return Ok(on);
+            }
+            // It has every statement compiled again, which is to happen outside a guest's count.
+            conn.flush_prepared_statement_cache();
+            conn.set_db_config(config, on)
+        };
         set().map(drop).map_err(|e| fault("cannot switch foreign keys", &e))
     }
 

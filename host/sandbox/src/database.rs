@@ -30,7 +30,7 @@ use crate::{
 const STATEMENTS_CACHED: usize = 256;
 
 /// Bytes of one statement's text.
-const SQL_BYTES_MAX: i32 = 256 << 10;
+pub(crate) const SQL_BYTES_MAX: i32 = 256 << 10;
 
 /// Statements with a longer text are not kept compiled: 256 of the longest would take gigabytes.
 const SQL_BYTES_CACHED_MAX: usize = 16 << 10;
@@ -279,6 +279,7 @@ impl Database {
     /// Runs one statement to its end; the number of rows it changed.
     fn run(&mut self, sql: &str, params: &[store::Value], sink: &mut impl Sink) -> Result<u64, SqlEnd> {
         let ended = self.run_statement(sql, params, sink);
+        self.policy.effects().end_ddl();
         if self.policy.compiling_cost() > 0 || sql.len() > SQL_BYTES_CACHED_MAX {
             self.conn.flush_prepared_statement_cache();
         }
@@ -407,9 +408,13 @@ impl Database {
         }
         if let Some(e) = failed {
             let end = self.classify(e);
+            // Where SQLite took back what the statement had done, the hook is not told. It is so where nothing was counted. Where
+            // only triggers changed something it may be so or not: then the data are not taken for smaller.
+            let effects = self.policy.effects();
             if self.conn.total_changes() == changed_before {
-                // SQLite took back what the statement had done, of which the hook is not told.
-                self.policy.effects().set_grown(grown);
+                effects.set_grown(grown);
+            } else if self.conn.changes() == 0 {
+                effects.set_grown(grown.max(effects.grown()));
             }
             return Err(end);
         }

@@ -117,11 +117,15 @@ impl Effects {
         self.recorder().measured.extend(tables);
     }
 
+    /// The statement has ended, whatever came of it.
+    pub(crate) fn end_ddl(&self) {
+        self.recorder().measured.clear();
+    }
+
     /// The DDL has changed the schema, and made the tables larger by `grown`.
     pub(crate) fn saw_ddl(&self, grown: i64) {
         let mut recorder = self.recorder();
         recorder.ddl = true;
-        recorder.measured.clear();
         recorder.grow(grown, &self.outgrown);
     }
 
@@ -138,7 +142,6 @@ impl Effects {
     /// The statement that ran was taken back: the entry has made the data larger by `grown`, as before it.
     pub(crate) fn set_grown(&self, grown: i64) {
         let mut recorder = self.recorder();
-        recorder.measured.clear();
         recorder.grown = grown;
         self.outgrown.store(grown > recorder.grown_max.max(0), Relaxed);
     }

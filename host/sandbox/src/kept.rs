@@ -10,15 +10,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, OpenFlags, types::ValueRef};
+use rusqlite::{Connection, OpenFlags, limits::Limit, types::ValueRef};
 use telegraft_node::ports::{Code, MachineFault};
 use telegraft_raft::Index;
 
 use crate::{
-    database::{Database, fault, is_guests, quote},
+    database::{Database, SQL_BYTES_MAX, fault, is_guests, quote},
     guest::{Ended, rejection},
+    schema,
     snapshot::{copy, file_fault, remove_database, sync_dir},
 };
+
+/// SQLite's own maximum for a statement's text.
+const SQL_BYTES_HOST: i32 = 1_000_000_000;
 
 /// Before and behind the index of the activation in a file's name.
 const NAME: (&str, &str) = ("kept-", ".db");
@@ -26,6 +30,19 @@ const NAME: (&str, &str) = ("kept-", ".db");
 /// The file of the state before the activation at `at`.
 pub(crate) fn path(dir: &Path, at: Index) -> PathBuf {
     dir.join(format!("{}{at}{}", NAME.0, NAME.1))
+}
+
+/// Whether the file is there, and holds the state from before that activation.
+pub(crate) fn is_sound(dir: &Path, at: Index) -> bool {
+    let path = path(dir, at);
+    let applied = || {
+        let bytes = fs::metadata(&path).ok()?.len();
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let kept = Connection::open_with_flags(&path, flags).ok()?;
+        schema::check(&kept, bytes).ok()?.ok()?;
+        schema::read_meta(&kept).ok().map(|meta| meta.applied)
+    };
+    applied() == Some(at.saturating_sub(1))
 }
 
 /// Copies the last committed state of the database at `from`, for the activation at `at`.
@@ -75,6 +92,8 @@ pub(crate) fn put_back(conn: &Connection, from: &Path) -> Result<(), Ended> {
     let put_back = || -> rusqlite::Result<()> {
         // They were true when the rows were written; those that ask for the time may not be so now.
         conn.pragma_update(None, "ignore_check_constraints", true)?;
+        // A definition may have grown beyond what a guest may write at once.
+        conn.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_HOST)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let kept = Connection::open_with_flags(from, flags)?;
         drop_all(conn)?;
@@ -93,8 +112,10 @@ pub(crate) fn put_back(conn: &Connection, from: &Path) -> Result<(), Ended> {
         Ok(())
     };
     let done = put_back();
-    let again = conn.pragma_update(None, "ignore_check_constraints", false);
-    match done.and(again) {
+    let again = conn
+        .pragma_update(None, "ignore_check_constraints", false)
+        .and_then(|()| conn.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX));
+    match done.and(again.map(drop)) {
         Ok(()) => Ok(()),
         Err(error) if error.sqlite_error_code().is_some_and(is_guests) => {
             let message = format!("the kept state cannot be put back: {error}");

@@ -170,6 +170,16 @@ impl Sandbox {
         })
     }
 
+    /// Whether this module is compiled, so that its activation need not wait for that; also where it turned out that it
+    /// cannot be.
+    #[must_use]
+    pub fn is_ready(&self, digest: &Digest) -> bool {
+        let compiled = self.inner.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = compiled.iter().find(|(d, _)| d == digest).is_some_and(|(_, slot)| slot.0.get().is_some());
+        drop(compiled);
+        known || self.inner.cache.has(digest)
+    }
+
     /// The module of this digest, from memory, from the cache folder, or compiled from what `load` gives. Waits where
     /// another thread is at it.
     ///

@@ -118,8 +118,8 @@ fn judge(
         )),
         None if after.len() >= voters => Some(format!(
             "the replicas' effects up to checkpoint {at} differ, and none has a majority: nobody knows which is right. \
-             Find the right one, put a file named {IGNORE_FILE} into its machine's folder and start it again; then, on the \
-             others, {REMEDY}"
+             Find the right one, put a file named {IGNORE_FILE} into the machine's folder on every host and start the right \
+             one; on the others, {REMEDY}. Remove the files when all agree again"
         )),
         None => None,
     };
@@ -140,6 +140,11 @@ pub(crate) fn halted(conn: &Connection) -> Result<Option<String>, MachineFault> 
     sql("whether the machine stands still", || {
         conn.query_row("SELECT why FROM _telegraft_halted", [], |row| row.get(0)).optional()
     })
+}
+
+/// Has it go on.
+pub(crate) fn go_on(conn: &Connection) -> Result<(), MachineFault> {
+    sql("that the machine goes on", || conn.execute("DELETE FROM _telegraft_halted", [])).map(drop)
 }
 
 /// Has it stand still for good.

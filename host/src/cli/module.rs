@@ -28,8 +28,9 @@ use super::{
 /// Bytes of a file in one message: far below gRPC's usual 4 MiB.
 pub const UPLOAD_PART_BYTES: usize = 256 * 1024;
 
-/// An upload goes through the log in chunks and is compiled; an activation may compile on every host and runs `init`.
-const UPLOAD_TIMEOUT_MIN: Duration = Duration::from_secs(60);
+/// An upload goes through the log in chunks and is compiled, which takes a minute for an interpreter; an activation waits until every
+/// host has done so, and runs `init`.
+const UPLOAD_TIMEOUT_MIN: Duration = Duration::from_secs(600);
 
 /// `telegraft module`
 #[derive(Subcommand, Debug)]

@@ -27,6 +27,7 @@ mod modules_api;
 mod native;
 mod peer_api;
 mod peers;
+mod readiness;
 mod reads;
 mod reflection;
 mod shared;
@@ -72,8 +73,8 @@ use tonic::{
 
 use self::{
     client_api::Calls, cluster_api::ClusterService, forward::Forward, machines_api::MachinesService,
-    modules_api::ModulesService, native::NativeService, peer_api::PeerService, reads::Reads, reflection::Reflection,
-    shared::Shared, submit::Writes, threads::Threads, transfer::Transfers, trial::Trials,
+    modules_api::ModulesService, native::NativeService, peer_api::PeerService, readiness::Readiness, reads::Reads,
+    reflection::Reflection, shared::Shared, submit::Writes, threads::Threads, transfer::Transfers, trial::Trials,
 };
 use crate::settings::{LogKind, Settings};
 
@@ -191,6 +192,7 @@ struct Host {
     trials: Trials,
     peer_service: PeerService,
     transfers: Transfers,
+    readiness: Readiness,
     threads: Threads,
     faults: mpsc::UnboundedSender<String>,
 }
@@ -248,8 +250,26 @@ impl Host {
         let carry = verify::carry_proposals(shared.clone(), writes.clone(), proposed);
         threads::spawn_task("proposals", faults.clone(), carry);
         threads::spawn_task("halted", faults.clone(), transfers.clone().pass_on_while_halted());
-        let peer_service = PeerService { shared: shared.clone(), node, writes, transfers: transfers.clone() };
-        Ok(Self { shared, calls, sandbox, machine: machine_reader, trials, peer_service, transfers, threads, faults })
+        let readiness = Readiness::new(shared.clone(), &channels, sandbox.clone());
+        let peer_service = PeerService {
+            shared: shared.clone(),
+            node,
+            writes,
+            transfers: transfers.clone(),
+            sandbox: sandbox.clone(),
+        };
+        Ok(Self {
+            shared,
+            calls,
+            sandbox,
+            machine: machine_reader,
+            trials,
+            peer_service,
+            transfers,
+            readiness,
+            threads,
+            faults,
+        })
     }
 
     /// Returns when all writes that other hosts forwarded here have been answered, and none has come for the time in which
@@ -281,6 +301,7 @@ impl Host {
             sandbox: self.sandbox.clone(),
             machine: self.machine.clone(),
             trials: self.trials.clone(),
+            readiness: self.readiness.clone(),
         };
         let machines = MachinesService { calls: self.calls.clone(), machine: self.machine.clone() };
         let cluster = ClusterService {

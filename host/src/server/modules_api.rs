@@ -17,6 +17,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::{
     client_api::{Calls, check_machine, timeout},
     errors::{Applied, Reason, bad_call, status},
+    readiness::Readiness,
     trial::{RehearsalStream, Trials},
 };
 
@@ -36,6 +37,8 @@ pub struct ModulesService {
     pub machine: MachineReader,
     /// Tries modules.
     pub trials: Trials,
+    /// Knows whether all hosts have compiled a module.
+    pub readiness: Readiness,
 }
 
 #[tonic::async_trait]
@@ -96,6 +99,7 @@ impl Modules for ModulesService {
         check_machine(&machine)?;
         self.calls.check_goes_on()?;
         let digest = self.resolve(&digest)?;
+        self.readiness.wait(digest, timeout).await;
         let activate = Activate {
             digest: Bytes::copy_from_slice(&digest.0),
             reuse,

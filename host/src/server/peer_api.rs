@@ -10,6 +10,7 @@ use telegraft_proto::internal::{
     ConditionReply, ConditionRequest, ForwardRequest, RaftEnd, RaftFrame, TransferReply, TransferRequest,
     peer_server::Peer,
 };
+use telegraft_sandbox::{Digest, Sandbox};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{forward, inbox::NodeHandle, peers, shared::Shared, submit::Writes, transfer::Transfers};
@@ -25,6 +26,8 @@ pub struct PeerService {
     pub writes: Writes,
     /// Takes wishes that another host lead.
     pub transfers: Transfers,
+    /// Knows which modules are compiled.
+    pub sandbox: Sandbox,
 }
 
 #[tonic::async_trait]
@@ -48,7 +51,9 @@ impl Peer for PeerService {
     async fn condition(&self, request: Request<ConditionRequest>) -> Result<Response<ConditionReply>, Status> {
         peers::identify(request.metadata(), &self.shared)?;
         let halted = self.shared.halted().is_some();
-        Ok(Response::new(ConditionReply { halted, applied_index: self.shared.applied_index() }))
+        let asked = Digest::try_from(&*request.get_ref().module);
+        let module_ready = asked.is_ok_and(|digest| self.sandbox.is_ready(&digest));
+        Ok(Response::new(ConditionReply { halted, applied_index: self.shared.applied_index(), module_ready }))
     }
 
     async fn transfer(&self, request: Request<TransferRequest>) -> Result<Response<TransferReply>, Status> {

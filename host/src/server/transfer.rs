@@ -280,7 +280,7 @@ impl Transfers {
 
     /// What another host's machine has applied; nothing where it has halted or does not say.
     async fn applied_unless_halted(&self, id: NodeId, channel: Channel) -> Option<(Index, NodeId)> {
-        let mut request = Request::new(ConditionRequest { group: GROUP });
+        let mut request = Request::new(ConditionRequest { group: GROUP, ..ConditionRequest::default() });
         introduce(&mut request, &self.shared);
         let mut peer = PeerClient::new(channel);
         let reply = tokio::time::timeout(CONDITION_TIMEOUT, peer.condition(request)).await.ok()?.ok()?.into_inner();

@@ -140,6 +140,16 @@ fn a_statement_that_is_taken_back_counts_for_nothing() {
         rig.one(call("ignore", sql)).unwrap();
         assert_eq!(used(&rig), before, "{sql}");
     }
+    // A trigger's own changes are no cover for a deletion that is taken back.
+    rig.one(call("exec", "CREATE TABLE one(n)")).unwrap();
+    rig.one(call("exec", "INSERT INTO one VALUES (0)")).unwrap();
+    rig.one(call("exec", "CREATE TRIGGER count AFTER DELETE ON t BEGIN UPDATE one SET n = n + 1; END")).unwrap();
+    let with_one = used(&rig);
+    rig.one(call("ignore", "DELETE FROM t")).unwrap();
+    assert!(used(&rig) >= with_one, "{} {with_one}", used(&rig));
+    rig.one(call("exec", "DROP TABLE one")).unwrap();
+    rig.one(call("exec", "DROP TRIGGER count")).unwrap();
+    assert_eq!(used(&rig), before);
     // What FAIL keeps counts.
     rig.one(call("ignore", "INSERT OR FAIL INTO t VALUES (10, 'x'), (12, 'abc')")).unwrap();
     assert_eq!(used(&rig), before + 8 + 8 + 1);
@@ -156,6 +166,37 @@ fn a_large_table_is_not_measured_for_nothing() {
     assert_eq!(code(&outcome), Some(Code::ResourceExhausted), "{outcome:?}");
     rig.one(set(internal::Limits { sql_steps: 60_000, ..Default::default() })).unwrap();
     rig.one(call("exec", "ALTER TABLE t ADD COLUMN c")).unwrap();
+}
+
+#[test]
+fn ddl_that_fails_half_way_leaves_its_table_counted() {
+    let mut rig = Rig::probe();
+    rig.one(call("exec", "CREATE TABLE up(k INTEGER PRIMARY KEY)")).unwrap();
+    rig.one(call("exec", "CREATE TABLE gone(k INTEGER REFERENCES up(k) ON DELETE CASCADE)")).unwrap();
+    rig.one(call("exec", "CREATE TABLE held(k INTEGER REFERENCES up(k))")).unwrap();
+    rig.one(call("exec", "INSERT INTO up VALUES (1), (2)")).unwrap();
+    rig.one(call("exec", "INSERT INTO gone VALUES (1)")).unwrap();
+    rig.one(call("exec", "INSERT INTO held VALUES (2)")).unwrap();
+    let before = rig.reader.limits().unwrap().2;
+    assert!(rig.one(call("exec", "DROP TABLE up")).is_err());
+    assert_eq!(rig.reader.limits().unwrap().2, before);
+    rig.one(call("exec", "INSERT INTO up VALUES (3)")).unwrap();
+    assert_eq!(rig.reader.limits().unwrap().2, before + 16);
+}
+
+#[test]
+fn a_damaged_kept_state_halts_the_host_that_has_it() {
+    let (one, two) = (PROBE.build(), risen().build());
+    let mut rig = Rig::empty();
+    rig.install(&one, false);
+    rig.one(call("exec", "INSERT INTO t VALUES (1, 'x')")).unwrap();
+    rig.install(&two, false);
+    let kept = rig.dir.join(format!("kept-{}.db", rig.machine.applied_index()));
+    std::fs::write(&kept, "").unwrap();
+    let next = rig.next();
+    let entries = [entry(next, command(next, back_to(&one, Way::KeptState)))];
+    assert_eq!(rig.machine.apply(&entries).unwrap(), []);
+    assert!(rig.machine.halted().unwrap().contains("not whole"), "{:?}", rig.machine.halted());
 }
 
 #[test]
@@ -205,6 +246,8 @@ fn a_swap_is_taken_back_with_the_data_as_it_is() {
     assert_eq!(code(&nothing), Some(Code::FailedPrecondition));
     assert!(message(&nothing).contains("no module was active before"), "{}", message(&nothing));
     rig.install(&two, false);
+    // Again, with reuse: the way back is the same.
+    rig.one(activation(&two, true)).unwrap();
     rig.one(call("exec", "INSERT INTO t VALUES (1, 'two')")).unwrap();
     assert_eq!(rig.reader.module_before().unwrap().unwrap().digest, Digest::of(&one));
     // Somebody looked before the swap, and means another module.
@@ -216,7 +259,10 @@ fn a_swap_is_taken_back_with_the_data_as_it_is() {
     let active = rig.reader.active().unwrap();
     assert_eq!((active.record.digest, active.reuse), (Digest::of(&one), true));
     assert_eq!(rig.text("SELECT v FROM t"), "two");
-    assert_eq!(happened(&rig), ["rolled-back", "rollback-refused", "activated", "rollback-refused", "activated"]);
+    assert_eq!(
+        happened(&rig),
+        ["rolled-back", "rollback-refused", "activated", "activated", "rollback-refused", "activated"]
+    );
     let rig = rig.reopen();
     assert_eq!(rig.reader.active().unwrap().record.version, "1.0.0");
     assert_eq!(rig.reader.module_before().unwrap(), None);
