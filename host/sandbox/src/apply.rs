@@ -8,7 +8,7 @@
 //! What an entry says is read in [`crate::entry`]; reused instances are held to fresh ones in [`crate::audit`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -99,7 +99,7 @@ pub(crate) struct Volatile {
 }
 
 /// What became of an entry.
-enum Applied {
+pub(crate) enum Applied {
     /// This.
     Done(Outcome),
     /// It failed so, and cost the transaction; nothing was recorded.
@@ -312,56 +312,6 @@ impl SqliteMachine {
         set().map(drop).map_err(|e| fault("cannot switch foreign keys", &e))
     }
 
-    /// The transaction is gone: applies `again` once more in a new one.
-    fn replay(&mut self, again: &[Entry], first: &mut [Outcome]) -> Result<(), MachineFault> {
-        // A reused instance begins anew, and what it remembered before was no state: what an entry gives now counts, also
-        // that it costs the transaction.
-        let mut lost = BTreeMap::new();
-        let mut differing = None;
-        'anew: loop {
-            tracing::info!(
-                index = self.committed.meta.applied + 1 + again.len() as u64,
-                again = again.len(),
-                "an entry cost the transaction; applying the batch again"
-            );
-            self.now = self.committed.clone();
-            self.instance = None;
-            self.completed.clear();
-            self.asked.clear();
-            self.alarmed = false;
-            self.sessions.forget_from(self.now.meta.applied + 1);
-            self.database()?.after_undo(true)?;
-            self.execute("BEGIN IMMEDIATE -- _telegraft_")?;
-            for (entry, first) in again.iter().zip(first.iter_mut()) {
-                let reuse = self.now.active.as_ref().is_some_and(|active| active.reuse);
-                match self.apply_entry(entry, &Decoded::of(entry), lost.get(&entry.index))? {
-                    Applied::Done(second) if second == *first => (),
-                    Applied::Done(second) if reuse => {
-                        *first = second;
-                        differing.get_or_insert(entry.index);
-                    }
-                    Applied::Lost(rejection) if reuse => {
-                        lost.insert(entry.index, rejection);
-                        continue 'anew;
-                    }
-                    Applied::AuditLost if reuse => continue 'anew,
-                    _ => {
-                        return Err(MachineFault(format!(
-                            "entry {} gave another outcome when it was applied again: the module or this host is not \
-                             deterministic",
-                            entry.index
-                        )));
-                    }
-                }
-            }
-            break;
-        }
-        if let Some(index) = differing {
-            self.report_reuse(index);
-        }
-        Ok(())
-    }
-
     fn commit(&mut self) -> Result<(), MachineFault> {
         let meta = self.now.meta;
         let mut sessions = std::mem::take(&mut self.sessions);
@@ -396,7 +346,7 @@ impl SqliteMachine {
     }
 
     /// One entry in the open transaction. `failed`: it is known to fail so and is not run.
-    fn apply_entry(
+    pub(crate) fn apply_entry(
         &mut self,
         entry: &Entry,
         decoded: &Decoded,

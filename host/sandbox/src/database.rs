@@ -13,8 +13,7 @@
 use std::{fs::File, path::Path, sync::Arc};
 
 use rusqlite::{
-    Connection, Error as SqlError, ErrorCode, OpenFlags, Row, Statement, StatementStatus, config::DbConfig, ffi,
-    limits::Limit, types::ValueRef,
+    Connection, Error as SqlError, ErrorCode, OpenFlags, StatementStatus, config::DbConfig, ffi, limits::Limit,
 };
 use telegraft_node::ports::{Code, MachineFault};
 
@@ -23,6 +22,7 @@ use crate::{
     guest::{Context, Ended, bindings::telegraft::machine::store, rejection},
     limits::Limits,
     policy::{self, Mode, Policy, SAME_NAMES},
+    rows::{Collected, Sink, SteppedOver},
     snapshot::{file_fault, sync_dir, with_suffix},
 };
 
@@ -49,9 +49,6 @@ const CACHE_KIB_WRITER: i32 = 64 << 10;
 
 /// Page cache of each reading connection, KiB.
 const CACHE_KIB_READER: i32 = 8 << 10;
-
-/// What is added to the size of a value's bytes when a result is measured.
-const VALUE_OVERHEAD_BYTES: u64 = 16;
 
 /// A connection with its hooks.
 pub(crate) struct Database {
@@ -270,8 +267,7 @@ impl Database {
 
     /// The WIT store's `query`.
     pub(crate) fn query(&mut self, sql: &str, params: &[store::Value]) -> Result<store::Rows, SqlEnd> {
-        let rows = store::Rows { columns: Vec::new(), values: Vec::new() };
-        let mut collected = Collected { limits: self.limits, rows, count: 0, bytes: 0 };
+        let mut collected = Collected::new(self.limits);
         self.run(sql, params, &mut collected)?;
         Ok(collected.rows)
     }
@@ -523,71 +519,6 @@ fn sizes(
     sizes.map_err(|e| fault("cannot measure a table", &e))
 }
 
-/// Where the rows of a statement go.
-trait Sink {
-    fn columns(&mut self, statement: &Statement<'_>);
-    fn row(&mut self, row: &Row<'_>) -> Result<(), SqlEnd>;
-}
-
-struct SteppedOver;
-
-impl Sink for SteppedOver {
-    fn columns(&mut self, _statement: &Statement<'_>) {}
-
-    fn row(&mut self, _row: &Row<'_>) -> Result<(), SqlEnd> {
-        Ok(())
-    }
-}
-
-struct Collected {
-    limits: Limits,
-    rows: store::Rows,
-    count: u64,
-    bytes: u64,
-}
-
-impl Sink for Collected {
-    fn columns(&mut self, statement: &Statement<'_>) {
-        self.rows.columns = statement.column_names().map(str::to_owned).collect();
-    }
-
-    fn row(&mut self, row: &Row<'_>) -> Result<(), SqlEnd> {
-        let limits = &self.limits;
-        self.count += 1;
-        if self.count > limits.rows {
-            return Err(over(format!("a query's result has more than {} rows", limits.rows)));
-        }
-        for (i, column) in self.rows.columns.iter().enumerate() {
-            let value = match row.get_ref(i) {
-                Ok(ValueRef::Null) => store::Value::Null,
-                Ok(ValueRef::Integer(i)) => store::Value::Integer(i),
-                Ok(ValueRef::Real(r)) => store::Value::Real(r),
-                Ok(ValueRef::Text(t)) => {
-                    self.bytes += t.len() as u64;
-                    match std::str::from_utf8(t) {
-                        Ok(t) => store::Value::Text(t.to_owned()),
-                        Err(_) => {
-                            let why = format!("the text in column {column} is not UTF-8");
-                            return Err(SqlEnd::Guest(store::Error::Invalid(why)));
-                        }
-                    }
-                }
-                Ok(ValueRef::Blob(b)) => {
-                    self.bytes += b.len() as u64;
-                    store::Value::Blob(b.to_vec())
-                }
-                Err(e) => return Err(SqlEnd::Ended(fault("cannot read a row", &e).into())),
-            };
-            self.bytes += VALUE_OVERHEAD_BYTES;
-            if self.bytes > limits.result_bytes {
-                return Err(over(format!("a query's result is over {} bytes", limits.result_bytes)));
-            }
-            self.rows.values.push(value);
-        }
-        Ok(())
-    }
-}
-
 /// Codes that a statement's text and the data decide, on every replica alike. All others are the host's: with
 /// `sqlite_sequence` and the largest row id out of a guest's reach, even "full" only ever means the disk.
 pub(crate) fn is_guests(code: ErrorCode) -> bool {
@@ -603,7 +534,7 @@ pub(crate) fn is_guests(code: ErrorCode) -> bool {
     )
 }
 
-fn over(message: String) -> SqlEnd {
+pub(crate) fn over(message: String) -> SqlEnd {
     SqlEnd::Ended(rejection(Code::ResourceExhausted, message).into())
 }
 
