@@ -316,12 +316,17 @@ fn many_values(values: usize, branches: usize) -> String {
     text
 }
 
+/// Beyond what any program is that people write.
+const TOO_HARD: &[&str] = &["too hard to compile"];
+
 /// Modules that are built to burst a compiler: by number, by depth, by breadth.
 fn bombs() -> Vec<Made> {
-    let many_functions = "(func (result i32) (i32.const 7))".repeat(20_000);
-    let deep = format!("(func {} {})", "block ".repeat(20_000), "end ".repeat(20_000));
+    let functions = |count: usize| Core::with_fields("(func (result i32) (i32.const 7))".repeat(count));
+    let deep = |depth: usize| Core::with_fields(format!("(func {} {})", "block ".repeat(depth), "end ".repeat(depth)));
     let broad = format!("(func (param i32) (block (br_table {} (local.get 0))))", "0 ".repeat(1_000_000));
-    let straight = format!("(func (result i64) (i64.const 1) {})", "(i64.const 3) i64.mul ".repeat(200_000));
+    let straight = |count: usize| {
+        Core::with_fields(format!("(func (result i64) (i64.const 1) {})", "(i64.const 3) i64.mul ".repeat(count)))
+    };
     let mut types = String::from("(component (type $t0 (list u8))");
     for number in 1..400 {
         let _ = write!(types, "(type $t{number} (tuple $t{0} $t{0}))", number - 1);
@@ -329,11 +334,15 @@ fn bombs() -> Vec<Made> {
     types.push(')');
     let component = |text: &str| wat::parse_str(text).expect("WebAssembly text");
     vec![
-        harmless("20,000 functions", Core::with_fields(many_functions)),
-        harmless("20,000 blocks in one another", Core::with_fields(deep)),
+        harmless("10,000 functions", functions(10_000)),
+        harmless("2,000 blocks in one another", deep(2_000)),
         harmless("a branch with a million targets", Core::with_fields(broad)),
         harmless("500 values alive over 1,000 branches", Core::with_fields(many_values(500, 1_000))),
-        harmless("a function of 400,000 instructions", Core::with_fields(straight)),
+        harmless("a function of 200,000 instructions", straight(100_000)),
+        refused("200,000 functions", functions(200_000), TOO_HARD),
+        refused("100,000 blocks in one another", deep(100_000), TOO_HARD),
+        refused("5,000 values alive over 20,000 branches", Core::with_fields(many_values(5_000, 20_000)), TOO_HARD),
+        refused("a function of three million instructions", straight(1_500_000), TOO_HARD),
         refused("types that double 400 times", component(&types), &["not valid", "telegraft:machine/machine"]),
         refused("2,000 components in one another", nested(2_000), &["not valid", "telegraft:machine/machine"]),
     ]

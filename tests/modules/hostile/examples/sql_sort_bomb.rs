@@ -12,8 +12,8 @@ impl Attack for SqlSortBomb {
 
     fn attack(store: &dyn Store, _: &Context, _: &[u8]) -> Result<Vec<u8>, Failure> {
         let sql = format!(
-            "{} SELECT length(z) FROM (SELECT zeroblob(500000) AS z, i FROM n ORDER BY -i LIMIT 500) LIMIT 1",
-            numbers(500)
+            "{} SELECT length(z) FROM (SELECT zeroblob(500000) AS z, i FROM n ORDER BY -i LIMIT 200) LIMIT 1",
+            numbers(200)
         );
         Ok(tell(store, &sql, &[]).into())
     }
