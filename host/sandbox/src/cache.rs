@@ -40,11 +40,6 @@ impl Cache {
         self.dir.join(format!("{digest}-{:016x}.cwasm", self.engine_hash))
     }
 
-    /// Whether there is a file of this module.
-    pub(crate) fn has(&self, digest: &Digest) -> bool {
-        self.path(digest).exists()
-    }
-
     /// The compiled module, if it is here and sound.
     pub(crate) fn load(&self, engine: &Engine, digest: &Digest) -> Option<Component> {
         let path = self.path(digest);

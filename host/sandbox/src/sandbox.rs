@@ -170,14 +170,11 @@ impl Sandbox {
         })
     }
 
-    /// Whether this module is compiled, so that its activation need not wait for that; also where it turned out that it
-    /// cannot be.
+    /// Whether this module is being compiled, so that its activation would wait for that.
     #[must_use]
-    pub fn is_ready(&self, digest: &Digest) -> bool {
+    pub fn is_compiling(&self, digest: &Digest) -> bool {
         let compiled = self.inner.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = compiled.iter().find(|(d, _)| d == digest).is_some_and(|(_, slot)| slot.0.get().is_some());
-        drop(compiled);
-        known || self.inner.cache.has(digest)
+        compiled.iter().any(|(d, slot)| d == digest && slot.0.get().is_none())
     }
 
     /// The module of this digest, from memory, from the cache folder, or compiled from what `load` gives. Waits where
@@ -212,6 +209,8 @@ impl Sandbox {
     /// Compiles in a thread of its own, so that a later [`Sandbox::prepare`] finds it done.
     pub(crate) fn prepare_in_background(&self, digest: Digest, bytes: Vec<u8>) {
         let sandbox = self.clone();
+        // From here on it counts as being compiled, whenever the thread begins.
+        let _begun = self.slot(&digest);
         let spawned = std::thread::Builder::new().name("telegraft-compile".to_owned()).spawn(move || {
             let _ = sandbox.prepare(&digest, || Ok(bytes));
         });

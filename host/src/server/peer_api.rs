@@ -52,7 +52,7 @@ impl Peer for PeerService {
         peers::identify(request.metadata(), &self.shared)?;
         let halted = self.shared.halted().is_some();
         let asked = Digest::try_from(&*request.get_ref().module);
-        let module_ready = asked.is_ok_and(|digest| self.sandbox.is_ready(&digest));
+        let module_ready = asked.is_ok_and(|digest| !self.sandbox.is_compiling(&digest));
         Ok(Response::new(ConditionReply { halted, applied_index: self.shared.applied_index(), module_ready }))
     }
 

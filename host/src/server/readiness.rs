@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use telegraft_proto::internal::{ConditionRequest, peer_client::PeerClient};
-use telegraft_raft::NodeId;
+use telegraft_raft::{Index, NodeId};
 use telegraft_sandbox::{Digest, Sandbox};
 use tonic::{Request, transport::Channel};
 
@@ -41,29 +41,31 @@ impl Readiness {
         Self { shared, channels: channels.into(), sandbox }
     }
 
-    /// Returns when this host and all that answer have compiled the module, or when half of the caller's `timeout` is over.
+    /// Returns when neither this host nor any that answers is still compiling the module, or when half of the caller's `timeout` is over.
     pub async fn wait(&self, digest: Digest, timeout: Option<Duration>) {
         let until = Instant::now() + timeout.map_or(PATIENCE, |timeout| timeout / 2).min(PATIENCE_MAX);
+        // The module is complete here. A host that has applied as much has begun to compile it, if it had not before.
+        let applied = self.shared.applied_index();
         while Instant::now() < until {
-            let others = self.channels.iter().map(|(_, channel)| self.is_ready(channel.clone(), digest));
+            let others = self.channels.iter().map(|(_, channel)| self.is_ready(channel.clone(), digest, applied));
             let others = futures::future::join_all(others).await;
-            if self.sandbox.is_ready(&digest) && others.into_iter().all(|ready| ready) {
+            if !self.sandbox.is_compiling(&digest) && others.into_iter().all(|ready| ready) {
                 return;
             }
             tokio::time::sleep(INTERVAL).await;
         }
-        tracing::info!(%digest, "a module is activated though not every host has compiled it yet");
+        tracing::info!(%digest, "a module is activated though a host may still be compiling it");
     }
 
-    /// Whether a host has compiled it; true where it does not answer or has halted: then there is nothing to wait for.
-    async fn is_ready(&self, channel: Channel, digest: Digest) -> bool {
+    /// Whether a host has applied so much and is not compiling it; true where it does not answer or has halted: then there is nothing to wait for.
+    async fn is_ready(&self, channel: Channel, digest: Digest, applied: Index) -> bool {
         let mut request = Request::new(ConditionRequest { group: GROUP, module: Bytes::copy_from_slice(&digest.0) });
         introduce(&mut request, &self.shared);
         let mut peer = PeerClient::new(channel);
         match tokio::time::timeout(ANSWER_TIMEOUT, peer.condition(request)).await {
             Ok(Ok(reply)) => {
                 let reply = reply.into_inner();
-                reply.halted || reply.module_ready
+                reply.halted || (reply.module_ready && reply.applied_index >= applied)
             }
             _ => true,
         }
