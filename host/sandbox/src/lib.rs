@@ -67,6 +67,7 @@ mod apply;
 mod audit;
 mod cache;
 mod catalog;
+mod compile;
 mod complexity;
 mod database;
 mod effects;

@@ -1,10 +1,10 @@
 //! The shared part of all machines of a process: engine, linker, compiled modules. Owns inspection and compilation.
 
 use std::{
-    collections::VecDeque,
     fmt,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use telegraft_node::ports::MachineFault;
@@ -12,6 +12,7 @@ use wasmtime::{Engine, component::Linker};
 
 use crate::{
     cache::Cache,
+    compile::{Modules, PATIENCE, Turn, when_idle},
     complexity::too_complex,
     engine,
     guest::{
@@ -26,9 +27,6 @@ use crate::{
 };
 
 use wasmtime::component::Component;
-
-/// Compiled modules kept in memory.
-const COMPILED_MAX: usize = 8;
 
 /// How a sandbox is set up; a host's own configuration, so nothing here may decide a result.
 #[derive(Clone, Debug)]
@@ -76,15 +74,10 @@ struct Inner {
     cache: Cache,
     module_bytes_max: u64,
     engine_name: String,
-    /// The newest last.
-    compiled: Mutex<VecDeque<(Digest, Arc<Compiled>)>>,
+    modules: Modules<Result<Prepared, BadModule>>,
     query_slots: Slots,
     inspecting: Mutex<()>,
 }
-
-/// Filled by whoever comes first; others wait for it.
-#[derive(Default)]
-struct Compiled(OnceLock<Result<Prepared, BadModule>>);
 
 /// A module that can be instantiated.
 #[derive(Clone)]
@@ -119,7 +112,7 @@ impl Sandbox {
                 cache,
                 module_bytes_max: options.module_bytes_max,
                 engine_name: options.engine,
-                compiled: Mutex::default(),
+                modules: Modules::default(),
                 query_slots: Slots::new(engine::QUERY_INSTANCES_MAX as usize),
                 inspecting: Mutex::default(),
             }),
@@ -133,8 +126,8 @@ impl Sandbox {
     }
 
     /// Checks everything that is refused before replication: size, form, world, imports, and that the module describes
-    /// itself within its budgets and sanely. Compiles it, and keeps the result for the activation. Takes up to a second of
-    /// processor time and more for large modules: not for a thread that others wait for.
+    /// itself within its budgets and sanely. Compiles it where nothing else wants the cores, and keeps the result for the
+    /// activation. Takes up to a second of processor time, and many for large modules: not for a thread that others wait for.
     ///
     /// # Errors
     ///
@@ -148,9 +141,9 @@ impl Sandbox {
         // One at a time: inspections share the few instance slots that neither apply nor queries take.
         let _one = self.inner.inspecting.lock().unwrap_or_else(PoisonError::into_inner);
         let digest = Digest::of(bytes);
-        let prepared = match self.prepare(&digest, || Ok(bytes.to_vec())) {
-            Ok(prepared) => prepared?,
-            Err(fault) => return Err(BadModule::NotChecked(fault.0)),
+        let prepared = match self.inner.modules.slot(&digest).claim(Duration::MAX) {
+            Turn::Done(outcome) => outcome?,
+            Turn::Yours(claim) => claim.fill(self.make_when_idle(&digest, bytes.to_vec()))?,
         };
         let (description, service) = match describe(&prepared, Limits::DEFAULT) {
             Ok(described) => described?,
@@ -173,12 +166,11 @@ impl Sandbox {
     /// Whether this module is being compiled, so that its activation would wait for that.
     #[must_use]
     pub fn is_compiling(&self, digest: &Digest) -> bool {
-        let compiled = self.inner.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        compiled.iter().any(|(d, slot)| d == digest && slot.0.get().is_none())
+        self.inner.modules.is_compiling(digest)
     }
 
-    /// The module of this digest, from memory, from the cache folder, or compiled from what `load` gives. Waits where
-    /// another thread is at it.
+    /// The module of this digest, from memory, from the cache folder, or compiled from what `load` gives, at once. Where
+    /// another thread is at it, waits for it, but not for long.
     ///
     /// The outer error is what `load` says; the inner one is a property of the bytes, the same on every host.
     pub(crate) fn prepare(
@@ -186,33 +178,27 @@ impl Sandbox {
         digest: &Digest,
         load: impl FnOnce() -> Result<Vec<u8>, MachineFault>,
     ) -> Result<Result<Prepared, BadModule>, MachineFault> {
-        let slot = self.slot(digest);
-        if let Some(done) = slot.0.get() {
-            return Ok(done.clone());
-        }
-        let cached = self.inner.cache.load(&self.inner.engine, digest);
-        let bytes = if cached.is_none() { load()? } else { Vec::new() };
-        let done = slot.0.get_or_init(|| {
-            let component = match cached {
-                Some(component) => component,
-                None => {
-                    let component = self.compile(&bytes)?;
-                    self.inner.cache.store(digest, &component);
-                    component
-                }
-            };
-            self.link(&component)
-        });
-        Ok(done.clone())
+        let claim = match self.inner.modules.slot(digest).claim(PATIENCE) {
+            Turn::Done(outcome) => return Ok(outcome),
+            Turn::Yours(claim) => claim,
+        };
+        let outcome = match self.inner.cache.load(&self.inner.engine, digest) {
+            Some(component) => self.link(&component),
+            None => self.make(digest, &load()?),
+        };
+        Ok(claim.fill(outcome))
     }
 
-    /// Compiles in a thread of its own, so that a later [`Sandbox::prepare`] finds it done.
+    /// Compiles in a thread of its own, where nothing else wants the cores, so that a later [`Sandbox::prepare`] finds it
+    /// done.
     pub(crate) fn prepare_in_background(&self, digest: Digest, bytes: Vec<u8>) {
-        let sandbox = self.clone();
         // From here on it counts as being compiled, whenever the thread begins.
-        let _begun = self.slot(&digest);
-        let spawned = std::thread::Builder::new().name("telegraft-compile".to_owned()).spawn(move || {
-            let _ = sandbox.prepare(&digest, || Ok(bytes));
+        let Some(claim) = self.inner.modules.slot(&digest).claim_if_free() else {
+            return;
+        };
+        let sandbox = self.clone();
+        let spawned = std::thread::Builder::new().name("tg-module".to_owned()).spawn(move || {
+            let _ = claim.fill(sandbox.make_when_idle(&digest, bytes));
         });
         if let Err(error) = spawned {
             tracing::warn!(%error, "no thread to compile a module ahead; its activation will wait");
@@ -224,17 +210,23 @@ impl Sandbox {
         self.inner.query_slots.take()
     }
 
-    fn slot(&self, digest: &Digest) -> Arc<Compiled> {
-        let mut compiled = self.inner.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = match compiled.iter().position(|(d, _)| d == digest).and_then(|i| compiled.remove(i)) {
-            Some((_, slot)) => slot,
-            None => Arc::default(),
-        };
-        compiled.push_back((*digest, Arc::clone(&slot)));
-        if compiled.len() > COMPILED_MAX {
-            compiled.pop_front();
-        }
-        slot
+    /// From the cache folder, or compiled, both where nothing else wants the cores.
+    fn make_when_idle(&self, digest: &Digest, bytes: Vec<u8>) -> Result<Prepared, BadModule> {
+        let (sandbox, digest) = (self.clone(), *digest);
+        let made = when_idle(move || match sandbox.inner.cache.load(&sandbox.inner.engine, &digest) {
+            Some(component) => sandbox.link(&component),
+            None => sandbox.make(&digest, &bytes),
+        });
+        made.unwrap_or_else(|| Err(BadModule::NotChecked("the compiler panicked; the log has the trace".to_owned())))
+    }
+
+    /// Compiled, and kept in the cache folder.
+    fn make(&self, digest: &Digest, bytes: &[u8]) -> Result<Prepared, BadModule> {
+        let begun = Instant::now();
+        let component = self.compile(bytes)?;
+        tracing::debug!(%digest, took = ?begun.elapsed(), "module compiled");
+        self.inner.cache.store(digest, &component);
+        self.link(&component)
     }
 
     fn compile(&self, bytes: &[u8]) -> Result<Component, BadModule> {
