@@ -18,14 +18,14 @@ use telegraft_raft::Index;
 
 use crate::{
     active::ActiveModule,
-    apply::{SqliteMachine, unusable},
+    apply::SqliteMachine,
     catalog::{self, ModuleRecord, digest_at, sql},
     effects::EffectDigest,
     guest::{Ask, Ended, Guest, rejection},
     history::{self, Happened},
     kept,
     limits::Limits,
-    module::{BadModule, Digest},
+    module::{BadModule, Digest, unusable},
     reader::other_engine,
     sandbox::describe,
     store::database_lost,

@@ -3,12 +3,12 @@
 //! A batch is one transaction, which also moves the applied index; an entry is a savepoint in it. An entry that fails is
 //! undone alone and its rejection is its outcome. Two things SQLite answers by throwing the whole transaction away (an
 //! interrupted writing statement; a guest's ON CONFLICT ROLLBACK): then the batch's entries so far are applied again in a
-//! new transaction, which must give the outcomes they gave before, the offender is recorded as failed without being run,
-//! and the transaction is committed there. Where batches and transactions end is never visible in the state.
-//! What an entry says is read in [`crate::entry`]; reused instances are held to fresh ones in [`crate::audit`].
+//! new transaction ([`crate::replay`]), which must give the outcomes they gave before, the offender is recorded as failed
+//! without being run, and the transaction is committed there. Where batches and transactions end is never visible in the
+//! state. What an entry says is read in [`crate::entry`]; reused instances are held to fresh ones in [`crate::audit`].
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use rusqlite::{Connection, config::DbConfig};
 use telegraft_node::ports::{Code, Machine, MachineFault, Outcome, Rejection};
-use telegraft_proto::internal::command::Body;
+use telegraft_proto::internal::{EndReuse, command::Body};
 use telegraft_raft::{
     Entry, Index, Snapshot, SnapshotMeta,
     defects::{self, Defect},
@@ -28,12 +28,12 @@ use crate::{
     audit::Audit,
     catalog,
     database::{Database, fault},
-    effects::hash_schema,
+    effects::{EffectDigest, hash_schema},
     entry::{Decoded, begins_a_transaction, body_hash, replaces_the_data},
     guest::{Ask, Context, Cost, Ended, Guest, rejection},
     history,
     limits::Limits,
-    module::{BadModule, Digest},
+    module::Digest,
     reader::{Connections, MachineReader},
     restore::{Loaded, load},
     sandbox::Sandbox,
@@ -74,8 +74,12 @@ pub struct SqliteMachine {
     pub(crate) halting: Option<String>,
     /// Why it stands still.
     pub(crate) halted: Option<String>,
-    /// Entries of the batch whose audit cost the transaction: they are not audited again.
-    pub(crate) unaudited: BTreeSet<Index>,
+    /// Entries at which a reused instance cost the transaction, with the digest of how: a fresh one is to run them.
+    pub(crate) costly: BTreeMap<Index, EffectDigest>,
+    /// Through this entry no instance is reused.
+    pub(crate) fresh_through: Index,
+    /// The newest entry at which a reused instance was found to do something else than a fresh one.
+    pub(crate) found: Option<EndReuse>,
     /// Kept states may be there that nobody needs.
     pub(crate) states_left: bool,
     /// What calls took, where somebody wants to know.
@@ -104,8 +108,8 @@ pub(crate) enum Applied {
     Done(Outcome),
     /// It failed so, and cost the transaction; nothing was recorded.
     Lost(Rejection),
-    /// Its audit cost the transaction; the entry itself was not run yet.
-    AuditLost,
+    /// Run by a reused instance it cost the transaction; a fresh one, whose word counts, has not run it yet.
+    LostByReuse,
 }
 
 /// Opens the machine in `dir`, or makes a new one there.
@@ -149,7 +153,9 @@ pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReade
         verified: 0,
         halting: None,
         halted,
-        unaudited: BTreeSet::new(),
+        costly: BTreeMap::new(),
+        fresh_through: 0,
+        found: None,
         states_left: true,
         costs: None,
         undigested: false,
@@ -266,7 +272,11 @@ impl SqliteMachine {
                 Applied::Done(outcome) => outcome,
                 lost => {
                     let again = entries.get(..done).unwrap_or_default();
-                    self.replay(again, outcomes.get_mut(before..).unwrap_or_default())?;
+                    if !self.replay(again, outcomes.get(before..).unwrap_or_default(), entry.index)? {
+                        outcomes.truncate(before);
+                        done = 0;
+                        continue;
+                    }
                     match lost {
                         Applied::Lost(rejection) => {
                             // The offender's is dead; as on a replica whose transaction began with the offender.
@@ -282,7 +292,9 @@ impl SqliteMachine {
             };
             outcomes.push(outcome);
             done += 1;
-            if self.halting.is_some() || decoded.body().is_some_and(replaces_the_data) {
+            // Where instances were not to be trusted, what has come of it is kept.
+            let looked_into = entry.index == self.fresh_through || self.costly.contains_key(&entry.index);
+            if looked_into || self.halting.is_some() || decoded.body().is_some_and(replaces_the_data) {
                 break;
             }
         }
@@ -333,12 +345,15 @@ impl SqliteMachine {
         }
         self.published.verify(self.verified);
         self.published.publish(&meta, self.committed.active.as_ref());
+        if let Some(end) = self.found.take() {
+            self.ask_for(Body::EndReuse(end));
+        }
         self.proposals.append(&mut self.asked);
         for digest in std::mem::take(&mut self.completed) {
             let bytes = catalog::bytes(self.conn()?, &digest)?;
             self.sandbox.prepare_in_background(digest, bytes);
         }
-        self.unaudited.clear();
+        self.costly.clear();
         if switched || self.states_left {
             self.remove_old_states()?;
         }
@@ -420,12 +435,16 @@ impl SqliteMachine {
     fn run_in_savepoint(&mut self, index: Index, body: &Body) -> Result<Applied, MachineFault> {
         let before = self.now.clone();
         self.execute("SAVEPOINT _telegraft_entry")?;
+        let mut reused = false;
         let result = match body {
             Body::Call(call) => {
                 let ask = Ask::Apply { method: &call.method, payload: &call.payload };
                 match self.audit(index, &ask)? {
-                    Audit::Lost => return Ok(Applied::AuditLost),
-                    Audit::None => self.call(&ask, true),
+                    Audit::Lost(rejection) => return self.cost_by_reuse(index, rejection),
+                    Audit::None => {
+                        reused = self.reuses(index) && self.instance.is_some();
+                        self.call(&ask, true)
+                    }
                     Audit::Ran(digest) => {
                         let result = self.call(&ask, false);
                         self.compare(index, digest, &result)?;
@@ -462,7 +481,11 @@ impl SqliteMachine {
             Err(Ended::Rejected(rejection)) => {
                 let undone = self.undo()?;
                 self.now = before;
-                Ok(if undone { Applied::Done(Err(rejection)) } else { Applied::Lost(rejection) })
+                Ok(match undone {
+                    true => Applied::Done(Err(rejection)),
+                    false if reused => self.cost_by_reuse(index, rejection)?,
+                    false => Applied::Lost(rejection),
+                })
             }
         }
     }
@@ -485,7 +508,7 @@ impl SqliteMachine {
             return Err(no_module().into());
         };
         let begun = self.costs.is_some().then(Instant::now);
-        let kept = kept && active.reuse;
+        let kept = kept && self.reuses(self.now.meta.applied);
         let reused = if kept { self.instance.take() } else { None };
         let guest = match reused {
             Some(guest) => guest,
@@ -562,22 +585,4 @@ pub(crate) fn no_module() -> Rejection {
 /// The context of a call at this point of the log.
 pub(crate) fn context(meta: &Meta) -> Context {
     Context { index: meta.applied, time_us: meta.time_us, entropy: meta.entropy }
-}
-
-/// Why a module cannot be activated. What its bytes alone decide is a rejection, in words that are the same on every host.
-/// Where the engine does not take sound bytes, this host is the odd one (out of memory, say): it stops rather than stay
-/// with the old module while the others swap.
-pub(crate) fn unusable(digest: &Digest, bad: BadModule) -> Ended {
-    match bad {
-        BadModule::NotChecked(_) => MachineFault(format!(
-            "module {digest} cannot be activated here, though its bytes are sound: {bad}. Is this host out of memory?"
-        ))
-        .into(),
-        BadModule::Invalid(_) | BadModule::WrongTypes(_) => {
-            tracing::warn!(%digest, %bad, "a module cannot be activated");
-            let why = "it is no valid component for this version of the host; inspect the file for the details";
-            rejection(Code::FailedPrecondition, format!("module {digest} cannot be activated: {why}")).into()
-        }
-        bad => rejection(Code::FailedPrecondition, format!("module {digest} cannot be activated: {bad}")).into(),
-    }
 }

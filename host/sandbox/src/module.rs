@@ -4,12 +4,13 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use prost_reflect::DescriptorPool;
 use sha2::{Digest as _, Sha256};
+use telegraft_node::ports::{Code, MachineFault};
 use wasmtime::{
     Engine,
     component::{Component, types::ComponentItem},
 };
 
-use crate::guest::Description;
+use crate::guest::{Description, Ended, rejection};
 
 /// The world a module must be made for.
 pub const WORLD: &str = "telegraft:machine/state-machine@0.1.0";
@@ -297,6 +298,24 @@ pub(crate) fn decode_service(bytes: &[u8]) -> Result<Service, BadModule> {
 /// The label of a module in log lines.
 pub(crate) fn label(name: &str, version: &str) -> Arc<str> {
     format!("{name} {version}").into()
+}
+
+/// Why a module cannot be activated. What its bytes alone decide is a rejection, in words that are the same on every host.
+/// Where the engine does not take sound bytes, this host is the odd one (out of memory, say): it stops rather than stay
+/// with the old module while the others swap.
+pub(crate) fn unusable(digest: &Digest, bad: BadModule) -> Ended {
+    match bad {
+        BadModule::NotChecked(_) => MachineFault(format!(
+            "module {digest} cannot be activated here, though its bytes are sound: {bad}. Is this host out of memory?"
+        ))
+        .into(),
+        BadModule::Invalid(_) | BadModule::WrongTypes(_) => {
+            tracing::warn!(%digest, %bad, "a module cannot be activated");
+            let why = "it is no valid component for this version of the host; inspect the file for the details";
+            rejection(Code::FailedPrecondition, format!("module {digest} cannot be activated: {why}")).into()
+        }
+        bad => rejection(Code::FailedPrecondition, format!("module {digest} cannot be activated: {bad}")).into(),
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod modules;
 mod probe;
 mod reading;
 mod replay;
+mod reuse;
 mod sessions;
 mod snapshots;
 mod sql;
