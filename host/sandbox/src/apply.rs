@@ -27,7 +27,7 @@ use crate::{
     active::{ActiveModule, Published},
     audit::Audit,
     catalog,
-    database::{Database, fault},
+    database::{Database, Values, fault},
     effects::{EffectDigest, hash_schema},
     entry::{Decoded, begins_a_transaction, body_hash, replaces_the_data},
     guest::{Ask, Context, Cost, Ended, Guest, rejection},
@@ -82,6 +82,9 @@ pub struct SqliteMachine {
     pub(crate) found: Option<EndReuse>,
     /// Kept states may be there that nobody needs.
     pub(crate) states_left: bool,
+    /// Which values the entry's calls may have, and whether the last of them ended because it met a larger one.
+    pub(crate) values: Values,
+    pub(crate) met_large: bool,
     /// What calls took, where somebody wants to know.
     pub(crate) costs: Option<Vec<(Index, Cost)>>,
     /// Only ever in a benchmark.
@@ -157,6 +160,8 @@ pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReade
         fresh_through: 0,
         found: None,
         states_left: true,
+        values: Values::Plain,
+        met_large: false,
         costs: None,
         undigested: false,
         published,
@@ -405,7 +410,7 @@ impl SqliteMachine {
         self.database()?.effects().begin(room);
         let outcome = match failed {
             Some(rejection) => Err(rejection.clone()),
-            None => match self.run_in_savepoint(entry.index, body)? {
+            None => match self.run(entry.index, body)? {
                 Applied::Done(outcome) => outcome,
                 lost => {
                     self.now.meta = before;
@@ -430,6 +435,19 @@ impl SqliteMachine {
             self.sessions.record(conn, entry.index, client, *request, hash, &outcome)?;
         }
         Ok(Applied::Done(outcome))
+    }
+
+    /// Runs the entry with small values, and again with large ones where it meets them.
+    fn run(&mut self, index: Index, body: &Body) -> Result<Applied, MachineFault> {
+        self.values = Values::Plain;
+        self.met_large = false;
+        match self.run_in_savepoint(index, body)? {
+            Applied::Done(Err(_)) if self.met_large => {
+                self.values = Values::Large;
+                self.run_in_savepoint(index, body)
+            }
+            applied => Ok(applied),
+        }
     }
 
     fn run_in_savepoint(&mut self, index: Index, body: &Body) -> Result<Applied, MachineFault> {
@@ -535,13 +553,14 @@ impl SqliteMachine {
         };
         let begun = self.costs.is_some().then(Instant::now);
         let context = context(&self.now.meta);
-        database.enter_guest(limits, &context);
+        database.enter_guest(limits, &context, self.values);
         let (database, answer) = guest.ask(database, context, ask);
         self.database = database;
         let Some(database) = &mut self.database else {
             return (guest, Err(database_lost().into()));
         };
         database.leave_guest();
+        self.met_large = database.met_large();
         if let (Some(begun), Some(costs)) = (begun, &mut self.costs) {
             let cost = Cost { fuel: guest.fuel_used(), sql_steps: database.steps_used(), time: begun.elapsed() };
             costs.push((self.now.meta.applied, cost));

@@ -9,8 +9,12 @@
 //! count to be the same on every replica a statement must never be compiled again in the middle of its run, so statements
 //! are dropped from the cache after every change of the schema, and the schema is loaded again after every rollback,
 //! outside the count.
+//!
+//! A VM step copies, compares or hashes a whole value, so what it takes grows with the largest value there may be. A call
+//! is therefore run with small values first, a step for a step; where it meets a [larger one](PLAIN_VALUE_BYTES) it is
+//! undone and run again with values up to its budget, and each step counts as many times more as that budget is larger.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{cell::Cell, fs::File, path::Path, sync::Arc};
 
 use rusqlite::{
     Connection, Error as SqlError, ErrorCode, OpenFlags, StatementStatus, config::DbConfig, ffi, limits::Limit,
@@ -24,6 +28,7 @@ use crate::{
     policy::{self, Mode, Policy, SAME_NAMES},
     rows::{Collected, Sink, SteppedOver},
     snapshot::{file_fault, sync_dir, with_suffix},
+    temporary,
 };
 
 /// Statements kept compiled on one connection.
@@ -37,6 +42,9 @@ const SQL_BYTES_CACHED_MAX: usize = 16 << 10;
 
 /// Arguments of one function call: several functions put all of them together before they look at the size of the result.
 const FUNCTION_ARGUMENTS_MAX: i32 = 32;
+
+/// Largest value, bytes, in a call whose steps count one each.
+const PLAIN_VALUE_BYTES: u64 = 16 << 10;
 
 /// SQLite's own maximum for a value, which holds for the host.
 const VALUE_BYTES_HOST: i32 = 1_000_000_000;
@@ -57,8 +65,21 @@ pub(crate) struct Database {
     /// Of the guest call that is running.
     limits: Limits,
     steps_left: i64,
+    /// What a VM step of the guest call that is running counts.
+    weight: i64,
+    /// The call met a value that is too large for steps that count one each, and may have it.
+    met_large: Cell<bool>,
     writable: bool,
     schema_changed: bool,
+}
+
+/// Which values a guest's call may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Values {
+    /// Small ones.
+    Plain,
+    /// As large as its budget says, at a higher price.
+    Large,
 }
 
 /// How a guest's statement ended without an answer.
@@ -74,7 +95,7 @@ impl Database {
     pub(crate) fn open_writer(path: &Path) -> Result<Database, MachineFault> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = (|| {
-            let conn = Connection::open_with_flags(path, flags)?;
+            let conn = Connection::open_with_flags_and_vfs(path, flags, temporary::vfs()?)?;
             conn.pragma_update(None, "journal_mode", "WAL")?;
             conn.pragma_update(None, "synchronous", "NORMAL")?;
             conn.pragma_update(None, "journal_size_limit", 64 << 20)?;
@@ -86,7 +107,7 @@ impl Database {
     /// A connection to a file that is being made ready to become the machine's: no WAL, every commit synced.
     pub(crate) fn open_aside(path: &Path) -> rusqlite::Result<Database> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = Connection::open_with_flags(path, flags)?;
+        let conn = Connection::open_with_flags_and_vfs(path, flags, temporary::vfs()?)?;
         // Checks the answer: a file that stays in WAL mode would leave a part of itself in another.
         conn.pragma_update_and_check(None, "journal_mode", "MEMORY", |row| match &*row.get::<_, String>(0)? {
             "memory" => Ok(()),
@@ -100,7 +121,7 @@ impl Database {
     pub(crate) fn open_reader(path: &Path) -> Result<Database, MachineFault> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = (|| {
-            let conn = Connection::open_with_flags(path, flags)?;
+            let conn = Connection::open_with_flags_and_vfs(path, flags, temporary::vfs()?)?;
             conn.pragma_update(None, "query_only", true)?;
             Database::set_up(conn, false)
         })();
@@ -127,7 +148,9 @@ impl Database {
         conn.set_limit(Limit::SQLITE_LIMIT_FUNCTION_ARG, FUNCTION_ARGUMENTS_MAX)?;
         conn.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
-        Ok(Database { conn, policy, limits: Limits::DEFAULT, steps_left: 0, writable, schema_changed: false })
+        let limits = Limits::DEFAULT;
+        let (steps_left, weight, met_large, schema_changed) = (0, 1, Cell::new(false), false);
+        Ok(Database { conn, policy, limits, steps_left, weight, met_large, writable, schema_changed })
     }
 
     /// Makes everything committed survive a power loss.
@@ -186,11 +209,17 @@ impl Database {
     }
 
     /// Lends the connection to a guest until [`Database::leave_guest`].
-    pub(crate) fn enter_guest(&mut self, limits: &Limits, context: &Context) {
+    pub(crate) fn enter_guest(&mut self, limits: &Limits, context: &Context, values: Values) {
         self.policy.set_mode(if self.writable { Mode::Write } else { Mode::Read });
         self.limits = *limits;
         self.steps_left = i64::try_from(limits.sql_steps).unwrap_or(i64::MAX);
-        let value_bytes = i32::try_from(limits.value_bytes).unwrap_or(VALUE_BYTES_HOST);
+        self.met_large.set(false);
+        let (value_bytes, weight) = match values {
+            Values::Plain => (limits.value_bytes.min(PLAIN_VALUE_BYTES), 1),
+            Values::Large => (limits.value_bytes, limits.value_bytes.div_ceil(PLAIN_VALUE_BYTES)),
+        };
+        self.weight = i64::try_from(weight).unwrap_or(i64::MAX);
+        let value_bytes = i32::try_from(value_bytes).unwrap_or(VALUE_BYTES_HOST);
         // Cannot fail: the limit's number is known.
         let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, value_bytes);
         self.policy.meter.set_value_bytes(value_bytes);
@@ -201,6 +230,11 @@ impl Database {
         self.policy.set_mode(Mode::Host);
         let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_HOST);
         self.policy.meter.set_value_bytes(VALUE_BYTES_HOST);
+    }
+
+    /// Whether the guest's last call ended because it met a value larger than [`Values::Plain`] has, and might have one.
+    pub(crate) fn met_large(&self) -> bool {
+        self.met_large.get()
     }
 
     /// Whether the open entry leaves a deferred foreign key violated. SQLite itself would only look at the end of the
@@ -366,7 +400,7 @@ impl Database {
         let mut outcome = Ok(());
         // From here to `end_steps` the count runs. It begins at zero: it was reset when it was read the last time.
         let changed_before = self.conn.total_changes();
-        self.policy.begin_steps(self.steps_left);
+        self.policy.begin_steps(self.steps_left, self.weight);
         let mut failed = None;
         {
             let mut rows = statement.raw_query();
@@ -387,7 +421,8 @@ impl Database {
             }
         }
         let charged = self.policy.end_steps();
-        let steps = i64::from(statement.reset_status(StatementStatus::VmStep)).saturating_add(charged);
+        let stepped = i64::from(statement.reset_status(StatementStatus::VmStep));
+        let steps = stepped.saturating_mul(self.weight).saturating_add(charged);
         if ddl {
             statement.discard();
             self.conn.flush_prepared_statement_cache();
@@ -450,7 +485,13 @@ impl Database {
     }
 
     fn over_steps(&self) -> SqlEnd {
-        over(format!("the call used up its SQL budget of {} steps", self.limits.sql_steps))
+        let weight = match self.weight {
+            1 => String::new(),
+            weight => format!(
+                "; each counts {weight}, because the call handles a value or a row of more than {PLAIN_VALUE_BYTES} bytes"
+            ),
+        };
+        over(format!("the call used up its SQL budget of {} steps{weight}", self.limits.sql_steps))
     }
 
     /// What an error of SQLite means for the guest's statement.
@@ -470,6 +511,10 @@ impl Database {
             _ => return SqlEnd::Ended(fault("a module's statement failed", &error).into()),
         };
         let message = message.unwrap_or_else(|| format!("{code:?}"));
+        if code == ErrorCode::TooBig && self.weight == 1 && self.limits.value_bytes > PLAIN_VALUE_BYTES {
+            self.met_large.set(true);
+            return over(format!("a value or a row has more than {PLAIN_VALUE_BYTES} bytes"));
+        }
         if code == ErrorCode::OperationInterrupted {
             if self.policy.effects().outgrown() {
                 return self.over_data();
@@ -502,6 +547,7 @@ fn sizes(
 ) -> Result<Option<Vec<Option<i64>>>, MachineFault> {
     let mode = policy.mode();
     policy.set_mode(Mode::Host);
+    let value_bytes = conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_HOST);
     let mut measure = || -> rusqlite::Result<Option<Vec<Option<i64>>>> {
         let mut sizes = Vec::with_capacity(tables.len());
         for (table, _) in tables {
@@ -516,6 +562,8 @@ fn sizes(
     };
     let sizes = measure();
     policy.set_mode(mode);
+    // Cannot fail: the limit's number is known.
+    let _ = value_bytes.and_then(|value_bytes| conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, value_bytes));
     sizes.map_err(|e| fault("cannot measure a table", &e))
 }
 

@@ -91,6 +91,7 @@ mod sessions;
 mod snapshot;
 mod state_digest;
 mod store;
+mod temporary;
 pub mod trial;
 mod verify;
 

@@ -141,14 +141,14 @@ impl Policy {
         self.resized.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A statement begins to run, with so many steps at most.
-    pub(crate) fn begin_steps(&self, steps: i64) {
+    /// A statement begins to run, with so many steps at most, each VM step counting `weight`.
+    pub(crate) fn begin_steps(&self, steps: i64, weight: i64) {
         self.effects.record(true);
         self.rowid_max.store(false, Relaxed);
-        self.meter.begin(steps);
+        self.meter.begin(steps, weight);
     }
 
-    /// The statement has ended; the steps that its functions charged.
+    /// The statement has ended; the steps that were charged besides VM steps.
     pub(crate) fn end_steps(&self) -> i64 {
         self.effects.record(false);
         self.meter.end()

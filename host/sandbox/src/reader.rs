@@ -14,7 +14,7 @@ use crate::{
     administer,
     apply::{context, no_module},
     catalog::{self, ModuleRecord},
-    database::{Database, fault},
+    database::{Database, Values, fault},
     guest::{Ask, Ended, Guest, rejection},
     history::{self, HistoryRecord},
     limits::Limits,
@@ -251,16 +251,22 @@ impl Queries for MachineReader {
             inner.connections.give_back(database);
             return Ok((meta.applied, Err(rejection)));
         }
-        let answer = match Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None) {
-            Ok(mut guest) => {
-                let context = context(&meta);
-                database.enter_guest(&active.limits, &context);
-                let (back, answer) = guest.ask(database, context, &Ask::Query { method, payload });
-                database = back.ok_or_else(database_lost)?;
-                database.leave_guest();
-                answer
+        let mut values = Values::Plain;
+        let answer = loop {
+            match Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None) {
+                Ok(mut guest) => {
+                    let context = context(&meta);
+                    database.enter_guest(&active.limits, &context, values);
+                    let (back, answer) = guest.ask(database, context, &Ask::Query { method, payload });
+                    database = back.ok_or_else(database_lost)?;
+                    database.leave_guest();
+                    if !database.met_large() {
+                        break answer;
+                    }
+                    values = Values::Large;
+                }
+                Err(ended) => break Err(ended),
             }
-            Err(ended) => Err(ended),
         };
         let outcome = match answer {
             Ok(reply) => Ok(reply),

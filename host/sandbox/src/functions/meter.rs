@@ -1,13 +1,18 @@
-//! The step budget of a statement: SQLite's VM steps, which its progress handler reports in ticks, and what functions
-//! charge on top for work that a step does not tell of. Both counts are the same on every replica, so where the budget
-//! ends is too.
+//! The step budget of a statement: SQLite's VM steps, which its progress handler reports in ticks, what functions charge on
+//! top for work that a step does not tell of, and bytes written to temporary files. All counts are the same on every
+//! replica, so where the budget ends is too.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use rusqlite::Error as SqlError;
 
+use crate::temporary;
+
 /// VM steps between two looks at the step budget.
 pub(crate) const STEPS_PER_TICK: i64 = 1000;
+
+/// One step of the budget for so many bytes that a statement writes to temporary files.
+const TEMPORARY_BYTES_PER_STEP: u64 = 64;
 
 /// Atomics only because hooks and functions must be `Send`; one thread uses them at a time.
 #[derive(Debug, Default)]
@@ -17,14 +22,21 @@ pub(crate) struct Meter {
     ticks: AtomicI64,
     charged: AtomicI64,
     steps_max: AtomicI64,
+    /// What a VM step counts.
+    weight: AtomicI64,
+    /// What this thread had written to temporary files when counting began.
+    written: AtomicU64,
     exhausted: AtomicBool,
     /// Bytes of the largest value.
     value_bytes: AtomicI64,
 }
 
 impl Meter {
-    /// Counting begins: the statement ends at the first tick or charge that exceeds `steps`.
-    pub(crate) fn begin(&self, steps: i64) {
+    /// Counting begins, with each VM step counting `weight`: the statement ends at the first tick or charge that exceeds
+    /// `steps`. It ends in the thread that begins it.
+    pub(crate) fn begin(&self, steps: i64, weight: i64) {
+        self.weight.store(weight, Relaxed);
+        self.written.store(temporary::written(), Relaxed);
         self.ticks.store(0, Relaxed);
         self.charged.store(0, Relaxed);
         self.exhausted.store(false, Relaxed);
@@ -32,10 +44,15 @@ impl Meter {
         self.counting.store(true, Relaxed);
     }
 
-    /// Counting ends; what functions charged.
+    /// Counting ends; what was charged besides VM steps.
     pub(crate) fn end(&self) -> i64 {
         self.counting.store(false, Relaxed);
-        self.charged.load(Relaxed)
+        self.charged()
+    }
+
+    fn charged(&self) -> i64 {
+        let written = temporary::written().saturating_sub(self.written.load(Relaxed));
+        self.charged.load(Relaxed).saturating_add_unsigned(written / TEMPORARY_BYTES_PER_STEP)
     }
 
     /// Whether a function found the budget used up.
@@ -44,8 +61,8 @@ impl Meter {
     }
 
     fn over(&self) -> bool {
-        let ticked = self.ticks.load(Relaxed).saturating_mul(STEPS_PER_TICK);
-        ticked.saturating_add(self.charged.load(Relaxed)) > self.steps_max.load(Relaxed)
+        let ticked = self.ticks.load(Relaxed).saturating_mul(STEPS_PER_TICK).saturating_mul(self.weight.load(Relaxed));
+        ticked.saturating_add(self.charged()) > self.steps_max.load(Relaxed)
     }
 
     pub(crate) fn is_counting(&self) -> bool {

@@ -237,3 +237,61 @@ fn a_connection_with_history_and_a_fresh_one_give_the_same() {
         assert_eq!(warm.digest(), other.digest(), "batches of {batch}");
     }
 }
+
+/// What a VM step moves grows with the values; so does what it costs.
+#[test]
+fn steps_cost_more_in_a_call_that_handles_large_values() {
+    let mut rig = Rig::probe();
+    let small = rig.one(call("q", format!("{NUMBERS}100000) SELECT sum(length(hex(zeroblob(2000)) || i)) FROM n")));
+    assert!(crate::probe::number(&small) > 400_000_000);
+    for sql in [
+        format!("{NUMBERS}100000) SELECT sum(length(x || i)) FROM n, (SELECT hex(zeroblob(400000)) AS x)"),
+        format!("{NUMBERS}100000) SELECT count(x) FROM n, (SELECT hex(zeroblob(400000)) AS x) WHERE x || i > x"),
+    ] {
+        let outcome = rig.one(call("q", &sql));
+        assert!(used_up(&outcome) && message(&outcome).contains("each counts 64"), "{outcome:?}");
+    }
+    // A few are no trouble, whichever statement of the call meets the first.
+    rig.one(call("exec", "INSERT INTO t VALUES (1, hex(zeroblob(400000)))")).unwrap();
+    rig.one(call("exec", "UPDATE t SET v = v || 'x'")).unwrap();
+    assert_eq!(crate::probe::number(&rig.one(call("q", "SELECT sum(length(v)) FROM t"))), 800_001);
+    rig.one(call("exec", format!("CREATE TABLE long ({})", columns(1500)))).unwrap();
+    rig.one(call("exec", "ALTER TABLE long ADD COLUMN one_more")).unwrap();
+    rig.one(call("exec", "ALTER TABLE t RENAME TO u")).unwrap();
+    assert_eq!(crate::probe::number(&rig.one(call("q", "SELECT sum(length(v)) FROM u"))), 800_001);
+    let mut again = rig.reopen();
+    assert_eq!(crate::probe::number(&again.one(call("q", "SELECT count(one_more) FROM long"))), 0);
+    again.one(call("exec", "ALTER TABLE long RENAME TO longer")).unwrap();
+    again.one(call("exec", "DROP TABLE longer")).unwrap();
+}
+
+/// Column definitions of more than 16 KiB.
+fn columns(count: usize) -> String {
+    (0..count).map(|i| format!("a_column_{i} INTEGER")).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn what_a_statement_writes_to_temporary_files_costs_steps() {
+    let mut rig = Rig::probe();
+    let sorted = |bytes: u32, rows: u32| {
+        format!(
+            "{NUMBERS}{rows}) SELECT count(x) FROM (SELECT hex(zeroblob({bytes})) || i AS x FROM n ORDER BY x LIMIT -1 OFFSET 1)"
+        )
+    };
+    assert_eq!(crate::probe::number(&rig.one(call("q", sorted(500, 30_000)))), 29_999);
+    // 300,000 rows of some 8 KB: a third of the budget in VM steps and functions, 2.4 GB in temporary files.
+    let begun = Instant::now();
+    let outcome = rig.one(call("q", sorted(4000, 300_000)));
+    assert!(used_up(&outcome), "{outcome:?}");
+    assert!(begun.elapsed() < Duration::from_secs(300), "{:?}", begun.elapsed());
+    let distinct = format!("{NUMBERS}300000) SELECT count(*) FROM (SELECT DISTINCT hex(zeroblob(4000)) || i FROM n)");
+    assert!(used_up(&rig.one(call("q", distinct))));
+    // Also where something is written: other entries of the batch are as they were.
+    let outcomes = rig.batch([
+        call("exec", "INSERT INTO t VALUES (1, 'before')"),
+        call("exec", format!("INSERT INTO t SELECT 2, * FROM ({})", sorted(4000, 300_000))),
+        call("exec", "INSERT INTO t VALUES (3, 'after')"),
+    ]);
+    assert!(outcomes[0].is_ok() && used_up(&outcomes[1]) && outcomes[2].is_ok(), "{outcomes:?}");
+    assert_eq!(rig.text("SELECT group_concat(v) FROM t"), "before,after");
+}

@@ -1,5 +1,5 @@
-//! Tries: to fill the folder for temporary files, by sorting rows with large values. Outcome: RESOURCE_EXHAUSTED, or
-//! the answer, the same everywhere.
+//! Tries: to fill the folder for temporary files, by sorting 15 GB in rows with large values. Outcome: RESOURCE_EXHAUSTED,
+//! the same everywhere.
 
 use guest_hostile::{Attack, Context, Failure, Store, numbers, tell};
 
@@ -12,8 +12,8 @@ impl Attack for SqlSortBomb {
 
     fn attack(store: &dyn Store, _: &Context, _: &[u8]) -> Result<Vec<u8>, Failure> {
         let sql = format!(
-            "{} SELECT length(z) FROM (SELECT zeroblob(500000) AS z, i FROM n ORDER BY -i LIMIT 200) LIMIT 1",
-            numbers(200)
+            "{} SELECT length(z) FROM (SELECT zeroblob(500000) AS z, i FROM n ORDER BY -i LIMIT 30000) LIMIT 1",
+            numbers(30_000)
         );
         Ok(tell(store, &sql, &[]).into())
     }
