@@ -25,8 +25,7 @@ use crate::{
     history::{self, Happened},
     kept,
     limits::Limits,
-    module::{BadModule, Digest, unusable},
-    reader::other_engine,
+    module::{Digest, unusable},
     sandbox::describe,
     store::database_lost,
     verify,
@@ -39,78 +38,19 @@ const ACTIVATIONS_KEPT: usize = 32;
 const STATES_KEPT: usize = 2;
 
 /// An activation that can be taken back.
-struct Activation {
-    at: Index,
+pub(crate) struct Activation {
+    pub at: Index,
     digest: Digest,
     reuse: bool,
     name: String,
     /// Data layout that its name had before; `None` where the name was new.
     from_schema: Option<u32>,
-    kept: bool,
+    pub kept: bool,
     data_bytes: u64,
     commands: u64,
 }
 
 impl SqliteMachine {
-    /// Why the machine must stand still at this entry: carrying it out here would be a guess.
-    pub(crate) fn halts_at(&self, body: &Body) -> Result<Option<String>, MachineFault> {
-        let own = self.sandbox.engine_name();
-        let differs = |engine: &str| {
-            (!engine.is_empty() && engine != own).then(|| {
-                format!(
-                    "the next entry activates a module for the engine [{engine}], and this host has [{own}]: it does not \
-                     guess. Run the version of Telegraft with that engine here"
-                )
-            })
-        };
-        match body {
-            Body::Call(_) => {
-                Ok(self.now.active.as_ref().and_then(|active| other_engine(&active.record, own)).map(|r| r.message))
-            }
-            Body::Activate(activate) => match differs(&activate.engine) {
-                Some(why) => Ok(Some(why)),
-                None => self.cannot_prepare(&activate.digest),
-            },
-            Body::Rollback(rollback) => {
-                if let Some(why) = differs(&rollback.engine) {
-                    return Ok(Some(why));
-                }
-                if rollback.way() == Way::KeptState
-                    && let Some(top) = self.activations()?.first()
-                    && top.kept
-                    && !kept::is_sound(&self.dir, top.at)
-                {
-                    return Ok(Some(format!(
-                        "the next entry puts the state kept at index {} back, and this host does not have it, or not whole: stop it, move \
-                         machine.db, machine.db-wal and machine.db-shm away and start it again; the state is rebuilt from \
-                         the log",
-                        top.at
-                    )));
-                }
-                self.cannot_prepare(&rollback.digest)
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Why this host, alone, cannot run a module whose bytes are here.
-    fn cannot_prepare(&self, digest: &[u8]) -> Result<Option<String>, MachineFault> {
-        let Ok(digest) = Digest::try_from(digest) else {
-            return Ok(None);
-        };
-        let conn = self.conn()?;
-        if catalog::module(conn, &digest)?.is_none() {
-            return Ok(None);
-        }
-        Ok(match self.sandbox.prepare(&digest, || catalog::bytes(conn, &digest))? {
-            Err(bad @ BadModule::NotChecked(_)) => Some(format!(
-                "module {digest} cannot be activated here, though its bytes are sound: {bad}. Is this host out of memory? \
-                 Start it again"
-            )),
-            _ => None,
-        })
-    }
-
     pub(crate) fn take_chunk(&mut self, index: Index, chunk: &ModuleChunk) -> Result<Bytes, Ended> {
         let bytes_max = self.limits().module_bytes;
         if catalog::take_chunk(self.conn()?, index, bytes_max, chunk)?
@@ -174,7 +114,7 @@ impl SqliteMachine {
     }
 
     /// A module as it would be active from `index` on, checked: its bytes are here, within `limits`, and it describes itself.
-    fn ready(
+    pub(crate) fn ready(
         &self,
         index: Index,
         digest: &[u8],
@@ -321,7 +261,7 @@ impl SqliteMachine {
     }
 
     /// The activations that can be taken back, the newest first.
-    fn activations(&self) -> Result<Vec<Activation>, MachineFault> {
+    pub(crate) fn activations(&self) -> Result<Vec<Activation>, MachineFault> {
         let conn = self.conn()?;
         sql("the activations", || {
             let mut statement = conn.prepare_cached(

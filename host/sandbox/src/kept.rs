@@ -2,11 +2,12 @@
 //! of the whole database in a file of its own, and its return into the tables.
 //!
 //! A file is made from the last commit before the entry of the activation, synced, and only then is the activation
-//! committed; which activations have one is replicated state. What is put back are the guest's tables, views, indexes and
+//! committed; which activations have one is replicated state. A host whose disk has no room for the copy stands still before
+//! the activation: it could neither carry it out nor refuse it alone. What is put back are the guest's tables, views, indexes and
 //! triggers; everything of the host's goes on.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -26,6 +27,25 @@ const SQL_BYTES_HOST: i32 = 1_000_000_000;
 
 /// Before and behind the index of the activation in a file's name.
 const NAME: (&str, &str) = ("kept-", ".db");
+
+/// What is to stay free beside a kept state: the activation itself writes, and so does the log meanwhile.
+const SPACE_LEFT_BYTES: u64 = 32 << 20;
+
+/// What the system says is free on the disk of `path`, for this user.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let volume = nix::sys::statvfs::statvfs(path)?;
+    Ok(volume.blocks_available().saturating_mul(volume.fragment_size()))
+}
+
+/// Bytes of disk space without which the state of `conn`, as it was committed, cannot be kept for the activation at `at`.
+pub(crate) fn space_needed(conn: &Connection, dir: &Path, at: Index) -> Result<u64, MachineFault> {
+    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let copy = pragma("page_count").and_then(|pages| Ok(pages.saturating_mul(pragma("page_size")?)));
+    let copy = copy.map_err(|e| fault("cannot ask for the size of the database", &e))?.unsigned_abs();
+    // What an attempt that was cut off has left gives way.
+    let left = fs::metadata(path(dir, at)).map_or(0, |file| file.len());
+    Ok(copy.saturating_sub(left).saturating_add(SPACE_LEFT_BYTES))
+}
 
 /// The file of the state before the activation at `at`.
 pub(crate) fn path(dir: &Path, at: Index) -> PathBuf {
@@ -51,7 +71,10 @@ pub(crate) fn keep(dir: &Path, from: &Path, at: Index) -> Result<(), MachineFaul
     remove_database(&to)?;
     // A connection of its own does not see what the writing one has not committed.
     let reader = Database::open_reader(from)?;
-    copy(&reader, &to)?;
+    copy(&reader, &to).map_err(|MachineFault(why)| {
+        let where_to = to.display();
+        MachineFault(format!("the state before the activation at index {at} cannot be kept in {where_to}: {why}"))
+    })?;
     reader.close()?;
     fs::File::open(&to).and_then(|file| file.sync_all()).map_err(|e| file_fault("sync", &to, &e))?;
     sync_dir(dir)
@@ -226,4 +249,16 @@ fn copy_all(from: &Connection, to: &Connection, select: &str, insert: &str) -> r
         insert.raw_execute()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_says_what_is_free_and_where_it_cannot() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(free_bytes(folder.path()).unwrap() > 0);
+        assert_eq!(free_bytes(&folder.path().join("nowhere")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 }

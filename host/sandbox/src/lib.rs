@@ -75,6 +75,7 @@ mod engine;
 mod entry;
 mod functions;
 mod guest;
+mod halt;
 mod history;
 mod kept;
 mod limits;

@@ -1,8 +1,8 @@
 //! The shared part of all machines of a process: engine, linker, compiled modules. Owns inspection and compilation.
 
 use std::{
-    fmt,
-    path::PathBuf,
+    fmt, io,
+    path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use crate::{
         Ended, Guest, GuestState,
         bindings::{StateMachineIndices, StateMachinePre},
     },
+    kept,
     limits::Limits,
     module::{
         BadModule, DOWNGRADE_INTERFACE, Digest, Inspection, Service, WORLD, check_description, check_preamble,
@@ -37,16 +38,20 @@ pub struct SandboxOptions {
     pub module_bytes_max: u64,
     /// What this host's engine calls itself in activations: [`engine_name`], except in tests of hosts that differ.
     pub engine: String,
+    /// Bytes that this user can still write on the disk that a path is on: what the system says, except in tests of full
+    /// disks.
+    pub free_bytes: fn(&Path) -> io::Result<u64>,
 }
 
 impl SandboxOptions {
-    /// With a limit of 32 MiB, and the engine's own name.
+    /// With a limit of 32 MiB, the engine's own name, and the system's word on free space.
     #[must_use]
     pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
         SandboxOptions {
             cache_dir: cache_dir.into(),
             module_bytes_max: 32 << 20,
             engine: engine::engine_name().to_owned(),
+            free_bytes: kept::free_bytes,
         }
     }
 }
@@ -74,6 +79,7 @@ struct Inner {
     cache: Cache,
     module_bytes_max: u64,
     engine_name: String,
+    free_bytes: fn(&Path) -> io::Result<u64>,
     modules: Modules<Result<Prepared, BadModule>>,
     query_slots: Slots,
     inspecting: Mutex<()>,
@@ -112,6 +118,7 @@ impl Sandbox {
                 cache,
                 module_bytes_max: options.module_bytes_max,
                 engine_name: options.engine,
+                free_bytes: options.free_bytes,
                 modules: Modules::default(),
                 query_slots: Slots::new(engine::QUERY_INSTANCES_MAX as usize),
                 inspecting: Mutex::default(),
@@ -123,6 +130,11 @@ impl Sandbox {
     #[must_use]
     pub fn engine_name(&self) -> &str {
         &self.inner.engine_name
+    }
+
+    /// Bytes that can still be written on the disk of `path`.
+    pub(crate) fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        (self.inner.free_bytes)(path)
     }
 
     /// Checks everything that is refused before replication: size, form, world, imports, and that the module describes

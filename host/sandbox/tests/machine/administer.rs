@@ -1,5 +1,7 @@
 //! Budgets set through the log, the way back to the module before, other engines, and the history of it all.
 
+use std::path::Path;
+
 use prost::Message;
 use telegraft_node::ports::{Code, Machine, Queries};
 use telegraft_proto::{
@@ -400,6 +402,77 @@ fn a_host_without_the_kept_state_stands_still_and_says_so() {
     assert_eq!(rig.machine.apply(&entries).unwrap(), []);
     assert!(rig.machine.halted().unwrap().contains("kept at index"), "{:?}", rig.machine.halted());
     assert_eq!(rig.reader.active().unwrap().record.version, "2");
+}
+
+/// Whether there is a file of the state before the activation at this index.
+fn is_kept(rig: &Rig, at: u64) -> bool {
+    rig.dir.join(format!("kept-{at}.db")).exists()
+}
+
+/// A host whose disk is said to have so many bytes left.
+fn sandbox_with_free(folder: &tempfile::TempDir, free_bytes: fn(&Path) -> std::io::Result<u64>) -> Sandbox {
+    Sandbox::new(SandboxOptions { free_bytes, ..SandboxOptions::new(folder.path()) }).unwrap()
+}
+
+#[test]
+fn a_host_without_room_for_the_kept_state_stands_still_until_there_is_some() {
+    let (one, two) = (PROBE.build(), risen().build());
+    let folder = tempfile::tempdir().unwrap();
+    let full = || sandbox_with_free(&folder, |_| Ok(5 << 20));
+    let uploaded = || {
+        let mut rig = Rig::empty();
+        rig.install(&one, false);
+        rig.one(whole(&two)).unwrap();
+        rig
+    };
+    let mut rig = uploaded().reopen_on(full());
+    let first = rig.next();
+    let entries: Vec<_> = [
+        whole(&Probe { version: "1.1", ..PROBE }.build()),
+        activation(&Probe { version: "1.1", ..PROBE }.build(), false),
+        activation(&Probe { version: "unknown", ..PROBE }.build(), false),
+        call("exec", "INSERT INTO t VALUES (1, 'x')"),
+        activation(&two, false),
+        call("exec", "INSERT INTO t VALUES (2, 'y', 3)"),
+    ]
+    .into_iter()
+    .zip(first..)
+    .map(|(body, index)| entry(index, command(index, body)))
+    .collect();
+    // What keeps no state needs no room, and what is refused is refused.
+    let outcomes = rig.machine.apply(&entries).unwrap();
+    assert_eq!(outcomes.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false, true]);
+    let why = rig.machine.halted().expect("halted");
+    let place = format!("MiB of free disk space in {}, and there are 5", rig.dir.display());
+    assert!(why.contains(&place) && why.contains("start this host again"), "{why}");
+    assert!(why.contains(&format!("the next entry, {}, activates module probe 2", first + 4)), "{why}");
+    // Nothing is half done, and after a start without room it is the same.
+    for _ in 0..2 {
+        assert_eq!(rig.machine.apply(&entries[4..]).unwrap(), []);
+        assert_eq!(rig.machine.halted().as_ref(), Some(&why));
+        assert_eq!(rig.reader.active().unwrap().record.version, "1.1");
+        assert_eq!(rig.text("SELECT v FROM t"), "x");
+        assert!(!is_kept(&rig, first + 4));
+        rig = rig.reopen_on(full());
+    }
+
+    let mut rig = rig.reopen_on(sandbox_with_free(&folder, |_| Ok(500 << 20)));
+    assert!(rig.machine.apply(&entries[4..]).unwrap().iter().all(Result::is_ok));
+    assert_eq!(rig.reader.active().unwrap().record.version, "2");
+    assert!(is_kept(&rig, first + 4));
+    let mut never_full = uploaded();
+    never_full.machine.apply(&entries).unwrap();
+    assert_eq!(rig.digest(), never_full.digest());
+    assert_eq!(rig.reader.effect_digest(), never_full.reader.effect_digest());
+}
+
+#[test]
+fn a_host_that_cannot_ask_for_free_space_tries() {
+    let folder = tempfile::tempdir().unwrap();
+    let unknown = sandbox_with_free(&folder, |_| Err(std::io::Error::other("no idea")));
+    let mut rig = Rig::probe().reopen_on(unknown);
+    rig.install(&risen().build(), false);
+    assert!(is_kept(&rig, rig.machine.applied_index()));
 }
 
 fn other_sandbox(folder: &tempfile::TempDir) -> Sandbox {
