@@ -14,8 +14,8 @@ use telegraft_raft::Index;
 use crate::{
     active::ActiveModule,
     apply::{Applied, SqliteMachine},
-    database::fault,
     effects::{EffectDigest, hash_schema},
+    errors::fault,
     guest::{Ask, Ended},
     store::database_lost,
 };

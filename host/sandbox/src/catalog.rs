@@ -9,7 +9,7 @@ use telegraft_proto::internal::ModuleChunk;
 use telegraft_raft::Index;
 
 use crate::{
-    database::fault,
+    errors::fault,
     guest::{Ended, cut, rejection},
     limits::Limits,
     module::Digest,

@@ -1,5 +1,4 @@
-//! One SQLite connection: how it is opened, and how a guest's statement runs on it. Owns the pragmas, the step budget and
-//! the classification of SQLite's errors into a guest's error, a rejection or a fault.
+//! One SQLite connection: how it is opened, and how a guest's statement runs on it. Owns the pragmas and the step budget.
 //!
 //! WAL with `synchronous=NORMAL`: a power loss may lose the newest commits but never the integrity, and what it loses the
 //! log still has: the applied index goes back together with the data, and the node applies those entries again.
@@ -23,7 +22,8 @@ use telegraft_node::ports::{Code, MachineFault};
 
 use crate::{
     effects::{Effects, table_size},
-    guest::{Context, Ended, bindings::telegraft::machine::store, rejection},
+    errors::{SqlEnd, fault, is_guests, over},
+    guest::{Context, bindings::telegraft::machine::store, rejection},
     limits::Limits,
     policy::{self, Mode, Policy, SAME_NAMES},
     rows::{Collected, Sink, SteppedOver},
@@ -80,14 +80,6 @@ pub(crate) enum Values {
     Plain,
     /// As large as its budget says, at a higher price.
     Large,
-}
-
-/// How a guest's statement ended without an answer.
-pub(crate) enum SqlEnd {
-    /// The guest is told.
-    Guest(store::Error),
-    /// The call ends.
-    Ended(Ended),
 }
 
 impl Database {
@@ -567,46 +559,7 @@ fn sizes(
     sizes.map_err(|e| fault("cannot measure a table", &e))
 }
 
-/// Codes that a statement's text and the data decide, on every replica alike. All others are the host's: with
-/// `sqlite_sequence` and the largest row id out of a guest's reach, even "full" only ever means the disk.
-pub(crate) fn is_guests(code: ErrorCode) -> bool {
-    matches!(
-        code,
-        ErrorCode::ConstraintViolation
-            | ErrorCode::TooBig
-            | ErrorCode::AuthorizationForStatementDenied
-            | ErrorCode::TypeMismatch
-            | ErrorCode::ParameterOutOfRange
-            | ErrorCode::Unknown
-            | ErrorCode::OperationAborted
-    )
-}
-
-pub(crate) fn over(message: String) -> SqlEnd {
-    SqlEnd::Ended(rejection(Code::ResourceExhausted, message).into())
-}
-
 /// A name as SQL quotes it.
 pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// SQLite's error as a fault, with what to do about it.
-pub(crate) fn fault(doing: &str, error: &SqlError) -> MachineFault {
-    let remedy = match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            ". The database is damaged: stop this host, move machine.db, machine.db-wal and machine.db-shm away and start \
-             it again; the state is rebuilt from the log"
-        }
-        Some(ErrorCode::DiskFull) => ". The disk is full: free some space and start this host again",
-        Some(ErrorCode::SystemIoFailure) => ". The disk failed: check it before starting this host again",
-        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
-            ". Check that the folder exists and that this user may write to it"
-        }
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            ". Another process uses the file: one host at a time can own it"
-        }
-        _ => "",
-    };
-    MachineFault(format!("{doing}: {error}{remedy}"))
 }

@@ -33,7 +33,8 @@ use rusqlite::{Connection, hooks::PreUpdateCase, types::ValueRef};
 use telegraft_node::ports::Outcome;
 use telegraft_raft::Index;
 
-use crate::database::{is_guests, quote};
+use crate::database::quote;
+use crate::errors::is_guests;
 
 /// A digest of effects, or of all up to one entry.
 pub(crate) type EffectDigest = [u8; 32];

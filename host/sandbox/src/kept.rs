@@ -16,7 +16,8 @@ use telegraft_node::ports::{Code, MachineFault};
 use telegraft_raft::Index;
 
 use crate::{
-    database::{Database, SQL_BYTES_MAX, fault, is_guests, quote},
+    database::{Database, SQL_BYTES_MAX, quote},
+    errors::{fault, is_guests},
     guest::{Ended, rejection},
     schema,
     snapshot::{copy, file_fault, remove_database, sync_dir},

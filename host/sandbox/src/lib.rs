@@ -16,7 +16,7 @@
 //! Commands are replicated, so applying must give the same everywhere: outcomes, data and budgets.
 //!
 //! - [`engine`]: how Wasm is made deterministic, each setting with its reason.
-//! - [`policy`]: what SQL a guest may use; [`database`]: how its budget is counted, and how errors are told apart.
+//! - [`policy`]: what SQL a guest may use; [`database`]: how its budget is counted; [`errors`]: how they are told apart.
 //! - [`limits`]: budgets are part of the activation entry. A host's own configuration ([`SandboxOptions`]) decides only
 //!   what is refused before it is replicated.
 //! - [`sessions`], [`catalog`]: remembered answers and module uploads are bounded by indexes and constants.
@@ -66,6 +66,7 @@ mod administer;
 mod apply;
 mod audit;
 mod cache;
+mod calls;
 mod catalog;
 mod compile;
 mod complexity;
@@ -73,6 +74,7 @@ mod database;
 mod effects;
 mod engine;
 mod entry;
+mod errors;
 mod functions;
 mod guest;
 mod halt;

@@ -12,9 +12,10 @@ use telegraft_raft::Index;
 use crate::{
     active::{ActiveModule, Published},
     administer,
-    apply::{context, no_module},
+    calls::{context, no_module},
     catalog::{self, ModuleRecord},
-    database::{Database, Values, fault},
+    database::{Database, Values},
+    errors::fault,
     guest::{Ask, Ended, Guest, rejection},
     history::{self, HistoryRecord},
     limits::Limits,

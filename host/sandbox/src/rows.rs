@@ -3,7 +3,7 @@
 use rusqlite::{Row, Statement, types::ValueRef};
 
 use crate::{
-    database::{SqlEnd, fault, over},
+    errors::{SqlEnd, fault, over},
     guest::bindings::telegraft::machine::store,
     limits::Limits,
 };

@@ -27,8 +27,9 @@ use telegraft_node::ports::MachineFault;
 use telegraft_raft::Index;
 
 use crate::{
-    database::{Database, fault, is_guests},
+    database::Database,
     effects::EffectDigest,
+    errors::{fault, is_guests},
 };
 
 const APPLICATION_ID: i32 = 0x5447_5246;

@@ -20,7 +20,7 @@ use telegraft_raft::{
     defects::{self, Defect},
 };
 
-use crate::{database::fault, guest::rejection};
+use crate::{errors::fault, guest::rejection};
 
 /// Entries of the log after which an answer is forgotten.
 pub const REMEMBERED: u64 = 65_536;

@@ -31,10 +31,7 @@ use telegraft_node::ports::MachineFault;
 use telegraft_proto::internal;
 use telegraft_raft::{ConfState, Index, Snapshot, SnapshotMeta};
 
-use crate::{
-    database::{Database, fault},
-    schema,
-};
+use crate::{database::Database, errors::fault, schema};
 
 const MAGIC: &[u8; 8] = b"TGSNAP01";
 const SUM_AT: usize = 24;

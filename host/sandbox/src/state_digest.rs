@@ -17,11 +17,7 @@ use rusqlite::{Connection, types::ValueRef};
 use sha2::{Digest as _, Sha256};
 use telegraft_node::ports::MachineFault;
 
-use crate::{
-    database::{fault, quote},
-    schema::Meta,
-    sessions::REMEMBERED,
-};
+use crate::{database::quote, errors::fault, schema::Meta, sessions::REMEMBERED};
 
 /// The digest in hexadecimal, in the open read transaction.
 pub(crate) fn compute(conn: &Connection, meta: &Meta) -> Result<String, MachineFault> {

@@ -6,8 +6,8 @@ use std::borrow::Cow;
 use telegraft_node::ports::{Code, MachineFault};
 
 use crate::{
-    database::SqlEnd,
     engine::HOSTCALL_BYTES_MAX,
+    errors::SqlEnd,
     guest::{
         GuestState, LOG_LINES_PER_CALL_MAX,
         bindings::telegraft::machine::{log, store, types},

@@ -17,7 +17,8 @@ use telegraft_raft::Index;
 use super::{Stop, TrialError, give_up_if};
 use crate::{
     apply::{DATABASE_FILE, SqliteMachine, open},
-    database::{Database, fault},
+    database::Database,
+    errors::fault,
     reader::MachineReader,
     sandbox::Sandbox,
     store::database_lost,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 use telegraft_node::ports::MachineFault;
 
-use crate::database::fault;
+use crate::errors::fault;
 
 /// What became of a part of the schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

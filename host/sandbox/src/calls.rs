@@ -1,0 +1,82 @@
+//! The calls that entries make to the module: to which instance, with which budgets, and what they take.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use telegraft_node::ports::{Code, Rejection};
+use telegraft_raft::defects::{self, Defect};
+
+use crate::{
+    apply::SqliteMachine,
+    guest::{Ask, Context, Cost, Ended, Guest, rejection},
+    limits::Limits,
+    schema::Meta,
+    store::database_lost,
+};
+
+impl SqliteMachine {
+    /// Asks the active module, `kept`: the instance that is kept where reuse is allowed, else a fresh one.
+    pub(crate) fn call(&mut self, ask: &Ask<'_>, kept: bool) -> Result<Bytes, Ended> {
+        let Some(active) = self.now.active.clone() else {
+            return Err(no_module().into());
+        };
+        let begun = self.costs.is_some().then(Instant::now);
+        let kept = kept && self.reuses(self.now.meta.applied);
+        let reused = if kept { self.instance.take() } else { None };
+        let guest = match reused {
+            Some(guest) => guest,
+            None => Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None)?,
+        };
+        let mut limits = active.limits;
+        if defects::active(Defect::NondeterministicGuest) {
+            limits.sql_steps = self.own_budget();
+        }
+        let (guest, answer) = self.ask(guest, &limits, ask);
+        if let (Some(begun), Some((_, cost))) = (begun, self.costs.as_mut().and_then(|costs| costs.last_mut())) {
+            cost.time = begun.elapsed();
+        }
+        if kept && !guest.is_dead() {
+            self.instance = Some(guest);
+        }
+        answer
+    }
+
+    /// One call with the database lent.
+    pub(crate) fn ask(&mut self, mut guest: Guest, limits: &Limits, ask: &Ask<'_>) -> (Guest, Result<Bytes, Ended>) {
+        let Some(mut database) = self.database.take() else {
+            return (guest, Err(database_lost().into()));
+        };
+        let begun = self.costs.is_some().then(Instant::now);
+        let context = context(&self.now.meta);
+        database.enter_guest(limits, &context, self.values);
+        let (database, answer) = guest.ask(database, context, ask);
+        self.database = database;
+        let Some(database) = &mut self.database else {
+            return (guest, Err(database_lost().into()));
+        };
+        database.leave_guest();
+        self.met_large = database.met_large();
+        if let (Some(begun), Some(costs)) = (begun, &mut self.costs) {
+            let cost = Cost { fuel: guest.fuel_used(), sql_steps: database.steps_used(), time: begun.elapsed() };
+            costs.push((self.now.meta.applied, cost));
+        }
+        (guest, answer)
+    }
+
+    /// A budget that is this host's own instead of the activation's. Only for the bug that does so.
+    fn own_budget(&self) -> u64 {
+        let name =
+            self.dir.as_os_str().as_encoded_bytes().iter().fold(0_u64, |sum, byte| sum * 31 % 1009 + u64::from(*byte));
+        if (name + self.now.meta.applied).is_multiple_of(16) { 1 } else { Limits::DEFAULT.sql_steps }
+    }
+}
+
+/// The answer of a machine without a module.
+pub(crate) fn no_module() -> Rejection {
+    rejection(Code::FailedPrecondition, "no module is active: upload and activate one")
+}
+
+/// The context of a call at this point of the log.
+pub(crate) fn context(meta: &Meta) -> Context {
+    Context { index: meta.applied, time_us: meta.time_us, entropy: meta.entropy }
+}
