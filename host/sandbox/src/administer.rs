@@ -164,6 +164,14 @@ impl SqliteMachine {
         let Some(current) = self.now.active.clone() else {
             return Err(refuse("no module is active: there is nothing to go back from".to_owned()));
         };
+        if !leaves(rollback, &current) {
+            return Err(refuse(format!(
+                "the active module is {} {}, and not the one that the rollback is to leave, {}: it was taken back already, or                  somebody activated another; look again and repeat if it is still wanted",
+                current.label,
+                current.record.digest,
+                named(&rollback.from)
+            )));
+        }
         let activations = self.activations()?;
         let (Some(top), Some(below)) = (activations.first(), activations.get(1)) else {
             return Err(refuse(format!(
@@ -401,6 +409,16 @@ impl SqliteMachine {
         };
         history::add(conn, &self.now.meta, what, record.as_ref(), &rejection.message)
     }
+}
+
+/// Whether this is the module that the rollback is to leave.
+pub(crate) fn leaves(rollback: &Rollback, active: &ActiveModule) -> bool {
+    rollback.from.is_empty() || rollback.from == active.record.digest.0.as_slice()
+}
+
+/// A module as an entry names it.
+fn named(digest: &[u8]) -> String {
+    Digest::try_from(digest).map_or_else(|_| "which is no digest".to_owned(), |digest| digest.to_string())
 }
 
 /// The module that was active before the present one.

@@ -6,6 +6,7 @@ use telegraft_node::ports::MachineFault;
 use telegraft_proto::internal::{Activate, command::Body, rollback::Way};
 
 use crate::{
+    administer::leaves,
     apply::SqliteMachine,
     catalog,
     guest::Ended,
@@ -41,7 +42,9 @@ impl SqliteMachine {
                 if let Some(why) = differs(&rollback.engine) {
                     return Ok(Some(why));
                 }
+                let refused = self.now.active.as_ref().is_some_and(|active| !leaves(rollback, active));
                 if rollback.way() == Way::KeptState
+                    && !refused
                     && let Some(top) = self.activations()?.first()
                     && top.kept
                     && !kept::is_sound(&self.dir, top.at)

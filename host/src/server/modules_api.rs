@@ -121,10 +121,16 @@ impl Modules for ModulesService {
         let RollbackModule { machine, discard_since_activation } = request.into_inner();
         check_machine(&machine)?;
         self.calls.check_goes_on()?;
+        // Before the other: where both change in between, one of them is not what the machine finds.
+        let from = self.machine.active().map(|active| Bytes::copy_from_slice(&active.record.digest.0));
         let to = self.module_before()?;
         let way = if discard_since_activation { Way::KeptState } else { Way::Unspecified };
-        let rollback =
-            Rollback { digest: Bytes::copy_from_slice(&to.0), way: way.into(), engine: engine_name().to_owned() };
+        let rollback = Rollback {
+            digest: Bytes::copy_from_slice(&to.0),
+            way: way.into(),
+            engine: engine_name().to_owned(),
+            from: from.unwrap_or_default(),
+        };
         let command = Command { body: Some(Body::Rollback(rollback)), ..Command::default() };
         let deadline = self.calls.writes.deadline(timeout);
         let (index, reply) = self.calls.writes.submit(command, deadline).await?;

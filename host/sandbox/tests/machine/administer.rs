@@ -15,8 +15,13 @@ use crate::probe::{
 };
 
 fn back_to(module: &[u8], way: Way) -> Body {
+    back_from(b"", module, way)
+}
+
+/// As `back_to`, by somebody who means to leave the module with the digest `from`.
+fn back_from(from: &[u8], module: &[u8], way: Way) -> Body {
     let digest = Digest::of(module).0.to_vec().into();
-    Body::Rollback(Rollback { digest, way: way.into(), engine: String::new() })
+    Body::Rollback(Rollback { digest, way: way.into(), from: from.to_vec().into(), ..Rollback::default() })
 }
 
 fn happened(rig: &Rig) -> Vec<String> {
@@ -268,6 +273,45 @@ fn a_swap_is_taken_back_with_the_data_as_it_is() {
     let rig = rig.reopen();
     assert_eq!(rig.reader.active().unwrap().record.version, "1.0.0");
     assert_eq!(rig.reader.module_before().unwrap(), None);
+}
+
+#[test]
+fn a_rollback_leaves_only_the_module_that_it_names() {
+    let [one, two, three] = ["1", "2", "3"].map(|version| Probe { version, ..PROBE }.build());
+    let digest = |module: &[u8]| Digest::of(module).0;
+    let mut rig = Rig::empty();
+    for module in [&one, &two, &three] {
+        rig.install(module, false);
+    }
+    let version = |rig: &Rig| rig.reader.active().unwrap().record.version.clone();
+    rig.one(back_from(&digest(&three), &two, Way::Unspecified)).unwrap();
+    assert_eq!(version(&rig), "2");
+    // Somebody who does not know that, and wants three to be left.
+    for way in [Way::Unspecified, Way::KeptState] {
+        let refused = rig.one(back_from(&digest(&three), &one, way));
+        assert_eq!(code(&refused), Some(Code::FailedPrecondition));
+        let (present, meant) = (Digest::of(&two).to_string(), Digest::of(&three).to_string());
+        assert!([&present, &meant].iter().all(|digest| message(&refused).contains(*digest)), "{}", message(&refused));
+        assert!(message(&refused).contains("taken back already"), "{}", message(&refused));
+        assert_eq!(version(&rig), "2");
+        assert_eq!(happened(&rig)[0], "rollback-refused");
+    }
+    let refused = rig.one(back_from(b"short", &one, Way::Unspecified));
+    assert!(message(&refused).contains("no digest"), "{}", message(&refused));
+    rig.one(back_from(&digest(&two), &one, Way::Unspecified)).unwrap();
+    assert_eq!(version(&rig), "1");
+}
+
+#[test]
+fn a_host_without_the_kept_state_refuses_what_all_refuse() {
+    let (one, two) = (PROBE.build(), risen().build());
+    let mut rig = Rig::empty();
+    rig.install(&one, false);
+    rig.install(&two, false);
+    std::fs::remove_file(rig.dir.join(format!("kept-{}.db", rig.machine.applied_index()))).unwrap();
+    let refused = rig.one(back_from(&Digest::of(&one).0, &one, Way::KeptState));
+    assert!(message(&refused).contains("taken back already"), "{}", message(&refused));
+    assert_eq!(rig.machine.halted(), None);
 }
 
 /// The second version of the probe's data layout.
