@@ -164,7 +164,8 @@ impl Rig {
     }
 
     pub fn one(&mut self, body: Body) -> Outcome {
-        self.batch([body]).remove(0)
+        let outcome = self.batch([body]).pop();
+        outcome.unwrap_or_else(|| panic!("the machine stands still: {:?}", self.machine.halted()))
     }
 
     /// Applies one command as it is.
