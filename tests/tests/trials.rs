@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,7 +18,7 @@ use telegraft_proto::{
     kv::{PutReply, PutRequest},
     v1::{
         DryRunReport, ListModules, RehearsalDifference, RehearsalEvent, RehearsalReport, TryModule,
-        rehearsal_event::Event,
+        modules_client::ModulesClient, rehearsal_event::Event,
     },
 };
 use telegraft_tests::{
@@ -27,6 +28,7 @@ use telegraft_tests::{
     polling::{PATIENCE, until},
     probe::{LOOP, PROBE, Probe, RUN, write},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 /// The module that a file holds, in messages as a client sends them.
@@ -244,6 +246,92 @@ async fn one_trial_at_a_time_and_it_ends_when_the_client_goes_away() -> Result<(
     fs::write(left.join("machine.db"), b"half a copy")?;
     cluster.start_host(1).await?;
     ensure!(!left.exists(), "{} is still there", left.display());
+    cluster.passed()
+}
+
+/// A refusal of the second of two trials.
+fn is_busy(refused: &Status) -> bool {
+    refused.code() == Code::ResourceExhausted && refused.message().contains("another trial")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trial_has_its_place_before_its_module_comes_in() -> Result<()> {
+    let mut cluster = Cluster::start_with(Plan { hosts: 1, ..Default::default() }).await?;
+    let host = cluster.client(1)?.clone();
+    let probe = PROBE.build()?;
+    cluster.install(&probe).await?;
+
+    // One that sends its module's first part and then nothing. Where the second call comes first, it begins anew.
+    let (parts, slow) = until("the place to be taken", PATIENCE, async || {
+        let (parts, stream) = tokio::sync::mpsc::channel(1);
+        parts.send(TryModule { data: probe[..100].to_vec().into(), last: 1, ..Default::default() }).await?;
+        let slow = host.clone();
+        let slow = tokio::spawn(async move { slow.modules().dry_run(ReceiverStream::new(stream)).await });
+        match dry_run(&host, &probe).await {
+            Err(refused) if is_busy(&refused) => Ok((parts, slow)),
+            other => {
+                drop(parts);
+                bail!("{other:?}, and then {:?}", slow.await?)
+            }
+        }
+    })
+    .await?;
+    let Err(refused) = begin_rehearsal(&host, &probe, 1).await else { bail!("two trials at once") };
+    ensure!(is_busy(&refused), "{refused:?}");
+    // What is refused is refused whatever its size, before it has been sent.
+    let (_unsent, nothing) = tokio::sync::mpsc::channel::<TryModule>(1);
+    let refused = tokio::time::timeout(PATIENCE, host.modules().dry_run(ReceiverStream::new(nothing))).await?;
+    ensure!(refused.as_ref().is_err_and(is_busy), "{refused:?}");
+
+    // Its end frees the place, whatever comes of it: here a module of 100 bytes, which is none.
+    drop(parts);
+    let Err(half) = slow.await? else { bail!("half a module was tried") };
+    ensure!(reason(&half).is_some_and(|(reason, _)| reason == "BAD_MODULE"), "{half:?}");
+    dry_run(&host, &probe).await?;
+    cluster.passed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rehearsal_whose_client_does_not_read_is_ended_and_told_so() -> Result<()> {
+    let mut cluster = Cluster::start_with(Plan { hosts: 1, ..Default::default() }).await?;
+    let host = cluster.client(1)?.clone();
+    cluster.install(&PROBE.build()?).await?;
+    // Each is answered differently, and told with what was asked: far more than a connection and the host keep for a client.
+    for number in 0..100 {
+        write(&host, RUN, &format!("INSERT INTO t VALUES({number}, '{}')", "x".repeat(48 << 10))).await?;
+    }
+    let other = Probe { version: "2.0.0", ..PROBE }.build()?;
+    let narrow = tonic::transport::Endpoint::from_shared(format!("http://{}", host.address()))?
+        .initial_stream_window_size(65_535)
+        .connect_lazy();
+    let parts = tokio_stream::iter(parts(&other, 100));
+    let mut events = ModulesClient::new(narrow).rehearse(parts).await?.into_inner();
+    until("the rehearsal to hold the place", PATIENCE, async || match dry_run(&host, &other).await {
+        Err(refused) if is_busy(&refused) => Ok(()),
+        other => bail!("{other:?}"),
+    })
+    .await?;
+    let begun = Instant::now();
+    until("the place to be free", PATIENCE * 3, async || Ok(dry_run(&host, &other).await?)).await?;
+    // It waits a while for one that is slow.
+    ensure!(begun.elapsed() > Duration::from_secs(20), "{:?}", begun.elapsed());
+    nothing_is_left(&cluster, 1)?;
+
+    // What was under way still comes, and then why there is no more.
+    let mut differences = 0;
+    let end = loop {
+        match events.message().await {
+            Ok(Some(RehearsalEvent { event: Some(Event::Difference(_)) })) => differences += 1,
+            Ok(Some(RehearsalEvent { event: Some(Event::Report(report)) })) => bail!("it ended well: {report:?}"),
+            Ok(Some(_)) => {}
+            Ok(None) => bail!("it ended without a word"),
+            Err(status) => break status,
+        }
+    };
+    ensure!(end.code() == Code::DeadlineExceeded && end.message().contains("30 s"), "{end:?}");
+    ensure!((1..100).contains(&differences), "{differences} of 100 differences");
+    // One that reads gets all of the same.
+    ensure!(rehearse(&host, &other, 100).await?.differences.len() == 100);
     cluster.passed()
 }
 

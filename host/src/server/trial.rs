@@ -2,7 +2,8 @@
 //! a trial does is the sandbox's matter ([`telegraft_sandbox::trial`]).
 //!
 //! One at a time on a host, on a thread of its own beside the machine's: it takes processor time and disk from them, and
-//! nothing else. It ends when the client goes away.
+//! nothing else. It has its place from before the module comes in, so that no host holds the modules of many who wait, and ends
+//! when the client goes away, or stops to read what it is told.
 
 use std::{
     fs,
@@ -28,7 +29,13 @@ use telegraft_sandbox::{
         TrialFolder,
     },
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, error::SendTimeoutError},
+    },
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
@@ -42,7 +49,9 @@ use super::{
 /// How long a client may take to send its module.
 const RECEIVE_TIME_MAX: Duration = Duration::from_secs(60);
 /// Events of a rehearsal that may wait for the client.
-const EVENTS_WAITING_MAX: usize = 64;
+const EVENTS_WAITING_MAX: usize = 16;
+/// How long an event may wait for its place among them: a client that reads nothing for so long holds everyone else's trials up.
+const READ_TIME_MAX: Duration = Duration::from_secs(30);
 /// Disk space that a trial leaves free.
 const SPACE_LEFT_BYTES: u64 = 256 << 20;
 
@@ -120,43 +129,42 @@ impl Trials {
         }
         let (events, stream) = mpsc::channel(EVENTS_WAITING_MAX);
         let (inner, last_word) = (self.inner.clone(), events.clone());
+        let listener = Listener::new(events, READ_TIME_MAX);
         let run = move || {
             let _permit = permit;
-            let gone = || events.is_closed();
-            let tell = |event| {
-                // Where nobody listens, `gone` ends it.
-                let _ = events.blocking_send(Ok(RehearsalEvent { event: Some(event) }));
-            };
-            let on = &mut |event| tell(rehearsal_event(event));
-            let report = inner.trial(&gone).rehearse(&wanted.candidate, &*inner.log, wanted.last, on)?;
-            tell(Event::Report(rehearsal_report(report)));
-            Ok(())
+            let on = &mut |event| listener.tell(rehearsal_event(event));
+            let rehearsed =
+                inner.trial(&|| listener.is_gone()).rehearse(&wanted.candidate, &*inner.log, wanted.last, on);
+            match rehearsed {
+                Ok(report) => listener.tell(Event::Report(rehearsal_report(report))),
+                Err(_) if listener.does_not_read() => {}
+                Err(error) => return Err(refused(error)),
+            }
+            if listener.does_not_read() { Err(not_read()) } else { Ok(()) }
         };
         let running = tokio::task::spawn_blocking(run);
         tokio::spawn(async move {
             let failure = match running.await {
                 Ok(Ok(())) => return,
-                Ok(Err(error)) => refused(error),
+                Ok(Err(failure)) => failure,
                 Err(_) => panicked(),
             };
+            // The trial and its place are gone; this waits for the client, and goes with it.
             let _ = last_word.send(Err(failure)).await;
         });
         Ok(ReceiverStream::new(stream))
     }
 
-    /// Takes a module in, and the one place there is. A trial needs space for `copies` of the state: its own, those that
+    /// Takes the one place there is, and then a module in. A trial needs space for `copies` of the state: its own, those that
     /// activations keep for a way back, and what an `init` adds.
     async fn admit(&self, stream: Streaming<TryModule>, copies: u64) -> Result<(Wanted, OwnedSemaphorePermit), Status> {
-        if self.slot.available_permits() == 0 {
-            return Err(busy());
-        }
+        let permit = self.slot.clone().try_acquire_owned().map_err(|_| busy())?;
+        self.inner.check_space(copies)?;
         let received = tokio::time::timeout(RECEIVE_TIME_MAX, self.receive(stream)).await;
         let wanted = received.map_err(|_| {
             let message = format!("the module did not arrive within {} s", RECEIVE_TIME_MAX.as_secs());
             status(Code::DeadlineExceeded, Reason::Deadline, Applied::No, "", message)
         })??;
-        let permit = self.slot.clone().try_acquire_owned().map_err(|_| busy())?;
-        self.inner.check_space(copies)?;
         Ok((wanted, permit))
     }
 
@@ -229,6 +237,45 @@ fn bytes_in(folder: &Path) -> std::io::Result<u64> {
     Ok(bytes)
 }
 
+/// A rehearsal's client, as the trial's thread talks to it.
+struct Listener {
+    events: mpsc::Sender<Result<RehearsalEvent, Status>>,
+    read_time_max: Duration,
+    does_not_read: AtomicBool,
+    runtime: Handle,
+}
+
+impl Listener {
+    /// Must be called within the runtime, which keeps the time.
+    fn new(events: mpsc::Sender<Result<RehearsalEvent, Status>>, read_time_max: Duration) -> Self {
+        Self { events, read_time_max, does_not_read: AtomicBool::new(false), runtime: Handle::current() }
+    }
+
+    /// Hands an event over; waits for the client where too many wait for it already, once for as long as it may take. For a thread
+    /// outside of the runtime. Where nobody listens any more, [`Self::is_gone`] ends the trial.
+    fn tell(&self, event: Event) {
+        if self.is_gone() {
+            return;
+        }
+        let event = Ok(RehearsalEvent { event: Some(event) });
+        let sent = self.runtime.block_on(self.events.send_timeout(event, self.read_time_max));
+        if matches!(sent, Err(SendTimeoutError::Timeout(_))) {
+            tracing::warn!("a rehearsal's client did not read for {} s", self.read_time_max.as_secs());
+            self.does_not_read.store(true, Relaxed);
+        }
+    }
+
+    /// Whether it was given up, since it reads nothing.
+    fn does_not_read(&self) -> bool {
+        self.does_not_read.load(Relaxed)
+    }
+
+    /// Whether there is nobody to rehearse for.
+    fn is_gone(&self) -> bool {
+        self.does_not_read() || self.events.is_closed()
+    }
+}
+
 /// Says that a call was given up, or has ended.
 struct SetOnDrop(Arc<AtomicBool>);
 
@@ -242,6 +289,15 @@ fn busy() -> Status {
     let message = "another trial runs on this host, and one at a time is enough for the machine beside it: wait until it \
                    has ended, or ask another host";
     status(Code::ResourceExhausted, Reason::Overloaded, Applied::No, "", message)
+}
+
+fn not_read() -> Status {
+    let message = format!(
+        "the rehearsal was ended: nothing of what it had to say was read for {} s, and others wait for its place on this host; \
+         begin it again, and read the answers as they come",
+        READ_TIME_MAX.as_secs()
+    );
+    status(Code::DeadlineExceeded, Reason::Deadline, Applied::No, "", message)
 }
 
 fn panicked() -> Status {
@@ -378,4 +434,47 @@ fn rehearsal_cost(cost: ReplayCost) -> RehearsalCost {
 
 fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress() -> Event {
+        Event::Progress(RehearsalProgress::default())
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_waited_for_once_and_then_gone() {
+        let (events, mut stream) = mpsc::channel(1);
+        let listener = Arc::new(Listener::new(events, Duration::from_millis(50)));
+        let told = listener.clone();
+        let thread = tokio::task::spawn_blocking(move || {
+            told.tell(progress());
+            let read = !told.is_gone();
+            (0..1_000).for_each(|_| told.tell(progress()));
+            read
+        });
+        // A thousand times the wait would be 50 s.
+        let read = tokio::time::timeout(Duration::from_secs(20), thread).await;
+        assert!(read.expect("it waits again and again").expect("a panic"), "there was room for the first");
+        assert!(listener.is_gone() && listener.does_not_read());
+        // What had been handed over stays.
+        assert!(stream.recv().await.is_some() && stream.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_is_told_everything_and_one_that_left_is_gone() {
+        let (events, mut stream) = mpsc::channel(1);
+        let listener = Arc::new(Listener::new(events, Duration::from_secs(60)));
+        let told = listener.clone();
+        let thread = tokio::task::spawn_blocking(move || (0..100).for_each(|_| told.tell(progress())));
+        for number in 0..100 {
+            assert!(stream.recv().await.is_some(), "event {number}");
+        }
+        thread.await.expect("a panic");
+        assert!(!listener.is_gone());
+        drop(stream);
+        assert!(listener.is_gone() && !listener.does_not_read());
+    }
 }
