@@ -207,6 +207,8 @@ async fn mistakes_of_an_author_are_named_with_exit_code_2() -> Result<()> {
         (vec!["module", "new", "my-poll", "--language", "cobol", &at("a")], "cobol"),
         (vec!["module", "new", "my-poll", "--language", "rust", &at("taken")], "not empty"),
         (vec!["module", "build", &at("taken")], "telegraft module new"),
+        (vec!["module", "build", &at("taken/file")], "is a file; name the folder of a project"),
+        (vec!["module", "build", &at("nowhere")], "there is no folder"),
         (vec!["dev", "--module", &at("taken"), "--data", &at("data")], "telegraft module new"),
         (vec!["dev", "--module", &at("none.wasm"), "--watch", "--data", &at("data")], "none.wasm"),
     ] {
@@ -214,6 +216,10 @@ async fn mistakes_of_an_author_are_named_with_exit_code_2() -> Result<()> {
         ensure!(ran.code == 2 && ran.stderr.contains(part), "{arguments:?}: {ran:?}");
     }
     ensure!(!folder.path().join("a").exists() && !folder.path().join("data").exists(), "something was made");
+
+    // What is to be typed next can be pasted into a shell.
+    let made = telegraft(&["module", "new", "my-poll", "--language", "python", &at("two words")]).await?;
+    ensure!(made.code == 0 && made.stdout.contains(&format!("  cd '{}'\n", at("two words"))), "{made:?}");
 
     // For machines the same as an object.
     let ran = telegraft(&["--json", "module", "build", &at("taken")]).await?;

@@ -4,6 +4,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use telegraft_modules::{CHAT, KV};
 use telegraft_tests::{cluster::Cluster, command::telegraft};
 
@@ -42,6 +43,26 @@ async fn every_mistake_in_a_configuration_is_named_with_its_key_and_the_exit_cod
     }
     let ran = telegraft(&["serve", "--config", "/no/such/file.toml"]).await?;
     ensure!(ran.code == 2 && ran.stderr.contains("/no/such/file.toml"), "{ran:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_command_line_is_an_object_for_machines_and_help_is_help() -> Result<()> {
+    for (arguments, part) in [
+        (&["--json", "no-such-command"][..], "no-such-command"),
+        (&["module", "rehearse", "m.wasm", "--last", "0", "--json"], "--last <N>"),
+        (&["--json", "machine"], "Usage: telegraft machine"),
+    ] {
+        let ran = telegraft(arguments).await?;
+        let error: Value = serde_json::from_str(&ran.stderr).with_context(|| format!("no JSON: {ran:?}"))?;
+        let message = error["error"]["message"].as_str().context("no message")?;
+        ensure!(ran.code == 2 && message.contains(part) && ran.stdout.is_empty(), "{arguments:?}: {ran:?}");
+    }
+    let plain = telegraft(&["no-such-command"]).await?;
+    ensure!(plain.code == 2 && plain.stderr.starts_with("error: "), "{plain:?}");
+    let help = telegraft(&["--json", "module", "rehearse", "--help"]).await?;
+    ensure!(help.code == 0 && help.stderr.is_empty(), "{help:?}");
+    ensure!(help.stdout.contains("no further than the activation of the present module"), "{help:?}");
     Ok(())
 }
 

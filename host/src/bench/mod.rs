@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 use telegraft_proto::v1::ModuleInfo;
 
 use crate::cli::{
-    Connection, Failure, LocalCluster, Output, Service, activate, digest_of, free_ports, grouped, list, read, upload,
+    Connection, Failure, LocalCluster, Output, Service, activate, counted, digest_of, free_ports, grouped, list, read,
+    upload,
 };
 use load::Plan;
 
@@ -227,7 +228,12 @@ async fn on_hosts(
         measured: Duration::from_secs(args.seconds),
         timeout,
     };
-    eprintln!("setting up {} clients with {} chats on {} hosts", plan.clients, plan.chats, hosts.len());
+    eprintln!(
+        "setting up {} with {} on {}",
+        counted(plan.clients as u64, "client"),
+        counted(plan.chats as u64, "chat"),
+        counted(hosts.len() as u64, "host")
+    );
     let mut run = load::set_up(&plan).await?.start();
     let bar = progress(&plan);
     let mut before = None;

@@ -10,11 +10,11 @@ use std::{
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use telegraft_author::{BuildError, Built, Language, Scaffolded};
+use telegraft_author::{BuildError, Built, Language, MANIFEST_FILE, Scaffolded};
 
 use super::{
     failure::{Failure, Kind},
-    output::{Output, grouped},
+    output::{Output, grouped, quoted},
 };
 
 /// How often the spinner turns.
@@ -41,7 +41,7 @@ pub struct NewArgs {
 /// `telegraft module build`
 #[derive(Args, Debug)]
 pub struct BuildArgs {
-    /// Folder of the project, with its telegraft.toml
+    /// Folder of the project, or the telegraft.toml in it
     #[arg(value_name = "DIR", default_value = ".")]
     project: PathBuf,
 }
@@ -81,10 +81,13 @@ pub fn new(args: &NewArgs, output: Output) -> Result<(), Failure> {
 ///
 /// # Errors
 ///
-/// A missing tool (exit code 2), or sources that make no module (1).
+/// A missing tool or project (exit code 2), or sources that make no module (1).
 pub fn build(args: &BuildArgs, output: Output) -> Result<(), Failure> {
+    let Some(project) = telegraft_author::project_of(&args.project).filter(|_| args.project.exists()) else {
+        return Err(Failure::usage(no_project(&args.project)));
+    };
     let begin = Instant::now();
-    let built = build_with_progress(&args.project, output)?;
+    let built = build_with_progress(&project, output)?;
     let seconds = begin.elapsed().as_secs_f64();
     if output.json {
         return output.json(&built_json(&built, seconds));
@@ -95,8 +98,19 @@ pub fn build(args: &BuildArgs, output: Output) -> Result<(), Failure> {
         "imports {}",
         if built.imports.is_empty() { "none".to_owned() } else { built.imports.join(", ") }
     ));
-    output.line(&format!("run it with: telegraft dev --module {}", built.file.display()));
+    output.line(&format!("run it with: telegraft dev --module {}", quoted(&built.file)));
     Ok(())
+}
+
+/// What is the matter with a path that is neither a project's folder nor its manifest, and what to do.
+fn no_project(path: &Path) -> String {
+    let shown = path.display();
+    if !path.exists() {
+        return format!("there is no folder {shown}; `telegraft module new NAME --language LANGUAGE` makes a project");
+    }
+    let is_component = path.extension().is_some_and(|ending| ending == "wasm");
+    let rest = if is_component { "; a component is built already: telegraft dev --module FILE runs it" } else { "" };
+    format!("{shown} is a file; name the folder of a project, the one with its {MANIFEST_FILE}{rest}")
 }
 
 /// Builds a project; a terminal sees a spinner with what goes on, another stream its lines, a machine nothing.
@@ -141,7 +155,7 @@ fn next(made: &Scaffolded, name: &str, language: Language) -> [(String, &'static
         Language::Javascript => ("npm test", "once it was built: runs the module's tests"),
     };
     [
-        (format!("cd {}", made.folder.display()), ""),
+        (format!("cd {}", quoted(&made.folder)), ""),
         ("telegraft dev --module . --watch".to_owned(), "builds it, runs it on three hosts, and swaps it as you edit"),
         (test.to_owned(), what),
         (

@@ -14,7 +14,7 @@ use super::{
     descriptors::Service,
     failure::Failure,
     module::info_json,
-    output::{Output, number, short_digest},
+    output::{Output, counted, number, quoted, short_digest},
     watch::{Source, Watcher, active, bring_in, everywhere, may_be_mended},
 };
 
@@ -178,7 +178,11 @@ async fn introduce(
         return output
             .json(&json!({ "data": data, "leader": leader, "module": module.map(info_json), "hosts": hosts }));
     }
-    output.line(&format!("a cluster of {} hosts, its data in {}\n", cluster.hosts.len(), data.display()));
+    output.line(&format!(
+        "a cluster of {}, its data in {}\n",
+        counted(cluster.hosts.len() as u64, "host"),
+        data.display()
+    ));
     let mut table = output.table(&["host", "client API", "peers", "http", "process", "log"]);
     for host in &cluster.hosts {
         let log = host.log.strip_prefix(&data).unwrap_or(&host.log);
@@ -240,7 +244,7 @@ async fn watch(cluster: &mut LocalCluster, output: Output) -> Result<(), Failure
                 eprintln!("{}", json!({ "died": death.id, "report": death.report }));
             } else {
                 eprintln!("\n{}", death.report);
-                eprintln!("start it again with: telegraft serve --config {}", death.config.display());
+                eprintln!("start it again with: telegraft serve --config {}", quoted(&death.config));
             }
         }
         if cluster.hosts.iter().all(|host| host.pid().is_none()) {

@@ -12,7 +12,7 @@ use telegraft_proto::v1::{Budgets, GetHistory, GetLimits, HistoryEntry, MachineL
 use super::{
     connect::Connection,
     failure::Failure,
-    output::{Output, grouped, number, short_digest},
+    output::{Output, counted, grouped, number, short_digest},
 };
 use crate::settings::{format_size, parse_size};
 
@@ -249,11 +249,39 @@ fn print_history(entries: &[HistoryEntry], output: Output) -> Result<(), Failure
             number(schema),
             number(grouped(entry.commands)),
             entry.engine.as_str().into(),
-            entry.detail.as_str().into(),
+            detail(entry).into(),
         ]);
     }
     output.print_table(&table);
     Ok(())
+}
+
+/// A line's detail as people read it: budgets in the units that they are written in, counts in groups, digests by their first
+/// digits. What is of no known form stays as it is.
+fn detail(entry: &HistoryEntry) -> String {
+    let parts: Vec<String> =
+        entry.detail.split(", ").map(|part| changed_budget(part).unwrap_or_else(|| lost(part))).collect();
+    let whole = parts.join(", ");
+    let words = whole.split(' ').map(|word| {
+        let digits = word.trim_end_matches([':', ',', ';']);
+        let is_digest = digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        if is_digest { word.replacen(digits, short_digest(digits), 1) } else { word.to_owned() }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// `value_bytes from 1048576 to 2097152`, if that is what this is.
+fn changed_budget(text: &str) -> Option<String> {
+    let (name, values) = text.split_once(" from ")?;
+    let (was, is) = values.split_once(" to ")?;
+    let budget = BUDGETS.iter().find(|budget| budget.name == name)?;
+    Some(format!("{name} from {} to {}", budget.text(was.parse().ok()?), budget.text(is.parse().ok()?)))
+}
+
+/// `12345 commands discarded`, or whatever else it is.
+fn lost(text: &str) -> String {
+    let number = text.strip_suffix(" commands discarded").and_then(|number| number.parse().ok());
+    number.map_or_else(|| text.to_owned(), |number| format!("{} discarded", counted(number, "command")))
 }
 
 fn entry_json(entry: &HistoryEntry) -> Value {
@@ -312,6 +340,25 @@ mod tests {
     fn times_are_of_the_calendar_or_as_they_are() {
         assert_eq!(time(1_700_000_000_000_000), "2023-11-14T22:13:20Z");
         assert_eq!(time(u64::MAX), "18446744073709551615 us");
+    }
+
+    #[test]
+    fn a_line_of_the_history_has_the_units_that_people_write() {
+        let shown = |text: &str| detail(&HistoryEntry { detail: text.to_owned(), ..HistoryEntry::default() });
+        let budgets = "fuel from 1000000000 to 5, value_bytes from 1048576 to 2097152";
+        assert_eq!(shown(budgets), "fuel from 1,000,000,000 to 5, value_bytes from 1MiB to 2MiB");
+        let digest = "0123456789abcdef".repeat(4);
+        assert_eq!(
+            shown(&format!("from probe 2.0.0 {digest}: data kept-state, 1 commands discarded")),
+            "from probe 2.0.0 0123456789ab: data kept-state, 1 command discarded"
+        );
+        assert_eq!(
+            shown("from a b: data kept-state, 12345 commands discarded"),
+            "from a b: data kept-state, 12,345 commands discarded"
+        );
+        for as_it_is in ["data layout risen from 1", "rows from few to many", "colour from 1 to 2", "", "a, b:  c"] {
+            assert_eq!(shown(as_it_is), as_it_is);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod status;
 mod transfer;
 mod watch;
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{ffi::OsString, future::Future, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -28,7 +28,7 @@ pub(crate) use descriptors::Service;
 pub(crate) use dev::StopSignals;
 pub(crate) use failure::{Failure, status_name};
 pub(crate) use module::{activate, digest_of, list, read, upload};
-pub(crate) use output::{Output, grouped};
+pub(crate) use output::{Output, counted, grouped};
 
 use crate::{bench, settings::parse_duration};
 
@@ -113,7 +113,12 @@ enum Command {
 
 /// Does what the command line says.
 pub fn run() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
+    let Cli { global, command } = match Cli::try_parse() {
+        Ok(parsed) => parsed,
+        // Help and version are answers, and are printed as ever.
+        Err(error) if error.use_stderr() && asks_for_json(std::env::args_os()) => return usage(&error).report(true),
+        Err(error) => error.exit(),
+    };
     let output = Output::new(global.json);
     let (hosts, timeout) = (&global.hosts_to_try, global.timeout);
     let result = match &command {
@@ -133,6 +138,17 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(output.json),
     }
+}
+
+/// Whether `--json` is on a command line, also on one that is wrong.
+fn asks_for_json(mut arguments: impl Iterator<Item = OsString>) -> bool {
+    arguments.by_ref().skip(1).take_while(|argument| argument != "--").any(|argument| argument == "--json")
+}
+
+/// What is wrong with the command line, as other failures are told.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    Failure::usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end())
 }
 
 /// Runs a command on this thread: a client needs no more, and children's fates hang on the thread that started them.
@@ -170,6 +186,21 @@ mod tests {
             let help = argument.unwrap_or_else(|| panic!("serve has no --{flag}")).get_help().unwrap().to_string();
             assert!(help.contains(&key.variable()), "{help}");
         }
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_told_as_other_failures_are() {
+        let failure = usage(&parse("telegraft module rehearse m.wasm --last 0 --json").unwrap_err());
+        assert_eq!(failure.kind.exit_code(), 2);
+        let message = failure.details["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("invalid value '0' for '--last <N>'") && !message.contains('\u{1b}'),
+            "{message:?}"
+        );
+
+        let asks = |line: &str| asks_for_json(line.split_whitespace().map(OsString::from));
+        assert!(asks("telegraft --json no-such-command") && asks("telegraft call --colour --json"));
+        assert!(!asks("telegraft call m -- --json") && !asks("telegraft status"));
     }
 
     #[test]

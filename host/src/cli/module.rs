@@ -22,7 +22,7 @@ use super::{
     connect::Connection,
     failure::{Failure, was_rejected},
     module_trial::{self, RehearseArgs},
-    output::{Output, grouped, number, short_digest},
+    output::{Output, counted, grouped, number, short_digest},
 };
 
 /// Bytes of a file in one message: far below gRPC's usual 4 MiB.
@@ -53,6 +53,12 @@ if it offers that; otherwise the rollback is refused, and the refusal says how m
 activation would cost. --discard-since-activation takes that way.")]
     Rollback(RollbackArgs),
     /// Replay the log's newest commands on a copy, by the active module and by another one, and show what differs
+    #[command(after_help = "\
+It goes back no further than the activation of the present module: older commands were another module's. Where there are fewer
+commands than --last asks for, the report says so. The host that is asked rebuilds the state from before them out of the log,
+which takes as long as applying that takes; the machine goes on meanwhile, and nothing is kept.
+
+Exit code 1: the activation would be refused, or a command is answered differently.")]
     Rehearse(RehearseArgs),
     /// What has been uploaded, and what is active
     List,
@@ -318,8 +324,8 @@ fn print_rolled_back(before: &[ModuleInfo], done: &RolledBack, output: Output) -
         "unchanged" => "the data stayed as they were".to_owned(),
         "downgraded" => "the data were turned back into the older layout; nothing was lost".to_owned(),
         "kept-state" => format!(
-            "the data are those kept at the activation; the effects of {} commands since then are lost",
-            grouped(done.commands_lost)
+            "the data are those kept at the activation; the effects of {} since then are lost",
+            counted(done.commands_lost, "command")
         ),
         other => format!("the data: {other}; commands lost: {}", grouped(done.commands_lost)),
     });

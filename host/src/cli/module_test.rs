@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, stderr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -19,7 +19,7 @@ use super::{
     dev::StopSignals,
     failure::{Failure, Kind},
     module::read,
-    output::{Output, grouped},
+    output::{Output, counted, grouped, quoted},
 };
 
 /// Lines of the end of a story that are shown with a failure; a replay shows all.
@@ -138,9 +138,11 @@ async fn many(args: &TestArgs, scenario: Scenario, output: Output) -> Result<(),
     bar.finish_and_clear();
     let ended = ended.map_err(|error| Failure::refused(format!("the simulator itself failed: {error}")))?;
     match ended {
-        Ok(report) if report.passed < args.seeds => {
-            Err(Failure::refused(format!("stopped after {} of {} seeds, which passed", report.passed, args.seeds)))
-        }
+        Ok(report) if report.passed < args.seeds => Err(Failure::refused(format!(
+            "stopped after {} of {}, which passed",
+            grouped(report.passed),
+            counted(args.seeds, "seed")
+        ))),
         Ok(report) => tell_passed(args, &report, output),
         Err(NotPassed::Mistake(mistake)) => Err(of_mistake(&mistake)),
         Err(NotPassed::Failed(failed)) => tell(args, &failed, true, output),
@@ -183,18 +185,18 @@ fn tell_passed(args: &TestArgs, report: &Report, output: Output) -> Result<(), F
         }));
     }
     output.line(&format!(
-        "{} seeds passed in {:.1} s ({:.0} a second; {:.0} simulated seconds)",
-        grouped(report.passed),
+        "{} passed in {:.1} s ({:.0} a second; {:.0} simulated seconds)",
+        counted(report.passed, "seed"),
         report.wall.as_secs_f64(),
         report.seeds_per_second(),
         seconds(tally),
     ));
     output.line(&format!(
-        "{} calls; requests sent again {} times, {} of them into the log and applied once; {} changes of leader",
-        grouped(tally.calls),
-        grouped(tally.retries),
+        "{}; requests sent again {}, {} of them into the log and applied once; {} of leader",
+        counted(tally.calls, "call"),
+        counted(tally.retries, "time"),
         grouped(tally.duplicates),
-        grouped(tally.leaders),
+        counted(tally.leaders, "change"),
     ));
     let events: Vec<String> = tally.events.iter().map(|(name, count)| format!("{name} {}", grouped(*count))).collect();
     output.line(&format!("events: {}", if events.is_empty() { "none".to_owned() } else { events.join(", ") }));
@@ -222,7 +224,7 @@ fn tell(args: &TestArgs, failed: &Failed, story: bool, output: Output) -> Result
         let from = lines.len().saturating_sub(STORY_LINES);
         output.line(&format!("the last {} of {} lines of what happened:", lines.len() - from, lines.len()));
         lines.iter().skip(from).for_each(|line| output.line(&format!("  {line}")));
-        output.line(&format!("{} other seeds passed", grouped(failed.before.passed)));
+        output.line(&format!("{} passed", counted(failed.before.passed, "other seed")));
     }
     Err(Failure::silent(Kind::Refused))
 }
@@ -230,22 +232,4 @@ fn tell(args: &TestArgs, failed: &Failed, story: bool, output: Output) -> Result
 /// What plays a seed again, as a shell wants it.
 fn replay_command(args: &TestArgs, seed: u64) -> String {
     format!("telegraft module test {} --scenario {} --seed {seed}", quoted(&args.file), quoted(&args.scenario))
-}
-
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+,:@%".contains(letter);
-    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_quoted_where_a_shell_would_split_it() {
-        for (path, text) in [("a/b-1.wasm", "a/b-1.wasm"), ("my poll.wasm", "'my poll.wasm'"), ("it's", r"'it'\''s'")] {
-            assert_eq!(quoted(Path::new(path)), text);
-        }
-    }
 }

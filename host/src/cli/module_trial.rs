@@ -20,7 +20,7 @@ use super::{
     descriptors::{Method, Service},
     failure::{Failure, Kind, code_name},
     module::{UPLOAD_PART_BYTES, info_json},
-    output::{Output, grouped, number, short_digest},
+    output::{Output, counted, grouped, number, short_digest},
 };
 
 /// A large module is compiled, and a large state is copied: both take minutes at worst.
@@ -35,7 +35,7 @@ const BYTES_SHOWN_MAX: usize = 48;
 pub struct RehearseArgs {
     /// The component
     pub file: PathBuf,
-    /// How many of the newest commands
+    /// How many of the newest commands; none from before the present module's activation
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     last: u64,
     /// As `activate --reuse`: keep one guest instance for many entries
@@ -185,7 +185,7 @@ fn request_text(payload: &Bytes, method: Option<&Method>) -> String {
 fn hex_text(bytes: &[u8], all: u64) -> String {
     let shown = bytes.get(..bytes.len().min(BYTES_SHOWN_MAX)).unwrap_or_default();
     let more = if (shown.len() as u64) < all { "…" } else { "" };
-    format!("{}{more} ({} bytes)", to_hex(shown), grouped(all))
+    format!("{}{more} ({})", to_hex(shown), counted(all, "byte"))
 }
 
 fn dry_run_json(report: &DryRunReport) -> Value {
@@ -340,11 +340,11 @@ fn print_rehearsal(report: &RehearsalReport, differences: &[RehearsalDifference]
     let verdict = match report.differing {
         0 => "every command is answered alike".to_owned(),
         1 => "1 command is answered differently".to_owned(),
-        several => format!("{} commands are answered differently", grouped(several)),
+        several => format!("{} are answered differently", counted(several, "command")),
     };
     output.line(&format!(
-        "{} commands, from log index {} to {}, replayed by {old} and by {new}",
-        grouped(report.commands),
+        "{}, from log index {} to {}, replayed by {old} and by {new}",
+        counted(report.commands, "command"),
         grouped(report.first_index),
         grouped(report.last_index)
     ));

@@ -1,6 +1,10 @@
-//! What is printed: tables for people, JSON for machines, colours only on a terminal.
+//! What is printed: tables for people, JSON for machines, colours only on a terminal; counts, digests and paths as people read
+//! and type them.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{IsTerminal, Write},
+    path::Path,
+};
 
 use comfy_table::{Cell, CellAlignment, Color, Table, presets};
 use serde_json::Value;
@@ -114,9 +118,36 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// So many of a thing: `1 command`, `2,000 commands`.
+pub fn counted(number: u64, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{ending}", grouped(number))
+}
+
+/// A path as a shell takes it for one word.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+,:@%".contains(letter);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_thing_is_not_many() {
+        for (number, text) in [(0, "0 commands"), (1, "1 command"), (2, "2 commands"), (1_000, "1,000 commands")] {
+            assert_eq!(counted(number, "command"), text);
+        }
+    }
+
+    #[test]
+    fn a_path_is_quoted_where_a_shell_would_split_it() {
+        for (path, text) in [("a/b-1.wasm", "a/b-1.wasm"), ("my poll.wasm", "'my poll.wasm'"), ("it's", r"'it'\''s'")] {
+            assert_eq!(quoted(Path::new(path)), text);
+        }
+    }
 
     #[test]
     fn a_table_without_a_terminal_has_no_colour_and_no_blanks_at_the_end() {
