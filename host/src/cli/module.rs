@@ -50,7 +50,7 @@ pub enum ModuleCommand {
     #[command(after_help = "\
 The data stay as they are where both modules have the same data layout. Where the layout rose, the present module turns it back
 if it offers that; otherwise the rollback is refused, and the refusal says how many commands the way back to the state kept at the
-activation would cost. --discard-since-activation takes that way.")]
+activation would cost. --discard-since-activation takes that way, and no other: ask without it first.")]
     Rollback(RollbackArgs),
     /// Replay the log's newest commands on a copy, by the active module and by another one, and show what differs
     #[command(after_help = "\
@@ -89,7 +89,7 @@ pub struct ActivateArgs {
 /// `telegraft module rollback`
 #[derive(Args, Debug)]
 pub struct RollbackArgs {
-    /// Where the data cannot be turned back: take the state kept at the activation, and lose what was written since
+    /// Take the state kept at the activation, and lose what was written since: for data that cannot be turned back
     #[arg(long)]
     discard_since_activation: bool,
     /// Do not ask before something is lost
@@ -130,7 +130,7 @@ pub async fn run(hosts: &[String], timeout: Duration, command: &ModuleCommand, o
         ModuleCommand::Rollback(args) => {
             let connection = Connection::to_any(hosts, timeout).await?;
             let before = list(&connection).await?;
-            print_rolled_back(&before, &rollback(&connection, args, output).await?, output)
+            print_rolled_back(&before, &rollback(&connection, &before, args, output).await?, output)
         }
         ModuleCommand::Rehearse(args) => {
             let bytes = read(&args.file)?;
@@ -225,24 +225,35 @@ pub async fn activate(connection: &Connection, digest: &str, reuse: bool) -> Res
     Ok(result.map_err(|status| Failure::of_status("the activation was refused", &status))?.into_inner())
 }
 
-/// Goes back to the module before. The way that loses nothing is tried first, whatever else is allowed.
-async fn rollback(connection: &Connection, args: &RollbackArgs, output: Output) -> Result<RolledBack, Failure> {
-    let order = async |discard_since_activation| {
-        let message = RollbackModule { machine: String::new(), discard_since_activation };
-        let request = connection.request_within(message, connection.timeout.max(UPLOAD_TIMEOUT_MIN));
-        connection.modules().rollback(request).await.map(tonic::Response::into_inner)
-    };
-    let failed = |status| Failure::of_status("the rollback was refused", &status);
-    match order(false).await {
-        Ok(done) => Ok(done),
-        Err(refused) if args.discard_since_activation && was_rejected(&refused) => {
-            if !args.yes && !output.json {
-                confirm(refused.message())?;
-            }
-            order(true).await.map_err(failed)
-        }
-        Err(refused) => Err(failed(refused)),
+/// Goes back to the module before, by the way that was asked for and no other.
+async fn rollback(
+    connection: &Connection,
+    modules: &[ModuleInfo],
+    args: &RollbackArgs,
+    output: Output,
+) -> Result<RolledBack, Failure> {
+    let discard_since_activation = args.discard_since_activation;
+    if discard_since_activation && !args.yes && !output.json {
+        let present = modules.iter().find(|module| module.active);
+        let name =
+            present.map_or("the present module".to_owned(), |module| format!("{} {}", module.name, module.version));
+        confirm(&format!(
+            "The data will be as they were when {name} took over; what commands have written since is lost. (Without \
+             --discard-since-activation nothing can be lost: where there is no other way, the refusal says how many they are.)"
+        ))?;
     }
+    let message = RollbackModule { machine: String::new(), discard_since_activation };
+    let request = connection.request_within(message, connection.timeout.max(UPLOAD_TIMEOUT_MIN));
+    connection.modules().rollback(request).await.map(tonic::Response::into_inner).map_err(|status| {
+        let mut failure = Failure::of_status("the rollback was refused", &status);
+        if discard_since_activation && was_rejected(&status) {
+            failure.message.push_str(
+                "\n  what to do: where the module before can use the data as they are, or the present one turns them back, \
+                 roll back without --discard-since-activation",
+            );
+        }
+        failure
+    })
 }
 
 /// Asks on a terminal whether to go on. Where nobody can be asked, the flag has said it.
@@ -251,7 +262,7 @@ fn confirm(what: &str) -> Result<(), Failure> {
     if !input.is_terminal() || !prompt.is_terminal() {
         return Ok(());
     }
-    let _ = write!(prompt, "{what}\nGo back all the same, and lose them? [y/N] ");
+    let _ = write!(prompt, "{what}\nGo back, and lose that? [y/N] ");
     let _ = prompt.flush();
     let mut answer = String::new();
     let _ = input.lock().read_line(&mut answer);
