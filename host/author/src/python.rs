@@ -50,10 +50,24 @@ pub fn build(project: &Path, manifest: &Manifest, out: &Path, say: &mut dyn FnMu
     made.copy_sources(project, "sources")?;
 
     say("Putting Python and the module into a component");
-    let wit = wit_folder(project);
+    let packages = made.path(GUEST_PACKAGES);
+    let compiled = compiled_in(&packages)?;
+    componentize(project, &made, out, say)?;
+    if compiled_in(&packages)? > compiled {
+        // The component holds Python's memory as the imports left it, and compiling packages leaves megabytes of garbage there.
+        // They are compiled now, so that the next time they are read alone.
+        say("The packages were compiled; putting them into a smaller component (not the next time)");
+        componentize(project, &made, out, say)?;
+    }
+    Ok(())
+}
+
+/// Runs componentize-py over what has been made.
+fn componentize(project: &Path, made: &Generated, out: &Path, say: &mut dyn FnMut(&str)) -> Result<(), BuildError> {
     let mut command = Command::new(made.path("venv/bin/componentize-py"));
-    // Relative to where we are, not to a folder of our choice: `out` and `wit` are as the caller names them.
-    command.arg("--wit-path").arg(wit).args(["--world", "state-machine", "--quiet", "componentize", "--stub-wasi"]);
+    // Relative to where we are, not to a folder of our choice: `out` and the WIT are as the caller names them.
+    command.arg("--wit-path").arg(wit_folder(project));
+    command.args(["--world", "state-machine", "--quiet", "componentize", "--stub-wasi"]);
     for folder in ["sources", "generated"] {
         command.arg("--python-path").arg(made.path(folder));
     }
@@ -63,6 +77,21 @@ pub fn build(project: &Path, manifest: &Manifest, out: &Path, say: &mut dyn FnMu
     // Its own stack would bury the module's.
     command.env("RUST_BACKTRACE", "0");
     tool::run(&mut command, "componentize-py", "remove the project's folder .telegraft, and build again", say)
+}
+
+/// How many sources in a folder Python has compiled.
+fn compiled_in(folder: &Path) -> Result<usize, BuildError> {
+    let mut compiled = 0;
+    for entry in fs::read_dir(folder).map_err(BuildError::at(folder))? {
+        let entry = entry.map_err(BuildError::at(folder))?;
+        let path = entry.path();
+        if entry.file_type().map_err(BuildError::at(&path))?.is_dir() {
+            compiled += compiled_in(&path)?;
+        } else if path.extension().is_some_and(|ending| ending == "pyc") {
+            compiled += 1;
+        }
+    }
+    Ok(compiled)
 }
 
 /// The name by which Python imports the manifest's `main`, `module.py` where it has none.

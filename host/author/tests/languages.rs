@@ -261,7 +261,15 @@ fn check(language: Language, tests: &[&str], main: &str, mistakes: [(&str, &str)
     // An exception is an answer, and undoes what was written before it.
     let [(before, after), (named, unnamed)] = mistakes;
     edit(&project, main, before, after)?;
-    let mut rig = Rig::new(&component(&project)?)?;
+    let changed = component(&project)?;
+    let mut rig = Rig::new(&changed)?;
+    // A project's first component has no more in it than later ones.
+    ensure!(
+        module.len() < changed.len() / 20 * 21,
+        "the first has {} bytes, the second {}",
+        module.len(),
+        changed.len()
+    );
     let poll = rig.method("CreatePoll").context("no CreatePoll")?;
     let request = json_to_bytes(poll.input(), r#"{"question": "q", "options": ["a", "b"]}"#)?;
     let refusal = rig.ask("CreatePoll", false, request)?.unwrap_err();
