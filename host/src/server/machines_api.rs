@@ -76,20 +76,6 @@ fn check(asked: &Budgets) -> Result<(), Status> {
     if wrong.is_empty() { Ok(()) } else { Err(bad_call(wrong.join("; "))) }
 }
 
-fn fields(budgets: &Budgets) -> [(&'static str, u64); 9] {
-    [
-        ("fuel", budgets.fuel),
-        ("memory_bytes", budgets.memory_bytes),
-        ("sql_steps", budgets.sql_steps),
-        ("rows", budgets.rows),
-        ("result_bytes", budgets.result_bytes),
-        ("reply_bytes", budgets.reply_bytes),
-        ("value_bytes", budgets.value_bytes),
-        ("database_bytes", budgets.database_bytes),
-        ("module_bytes", budgets.module_bytes),
-    ]
-}
-
 fn answer(index: u64, limits: Limits, used: u64) -> MachineLimits {
     MachineLimits {
         budgets: Some(budgets(limits)),
@@ -100,55 +86,36 @@ fn answer(index: u64, limits: Limits, used: u64) -> MachineLimits {
     }
 }
 
-fn budgets(limits: Limits) -> Budgets {
-    let internal::Limits {
-        fuel,
-        memory_bytes,
-        sql_steps,
-        rows,
-        result_bytes,
-        reply_bytes,
-        value_bytes,
-        database_bytes,
-        module_bytes,
-    } = limits.into();
-    Budgets {
-        fuel,
-        memory_bytes,
-        sql_steps,
-        rows,
-        result_bytes,
-        reply_bytes,
-        value_bytes,
-        database_bytes,
-        module_bytes,
-    }
+/// The clients' message and the log's are of one form, and each may grow alone. Every field is named, so none can be forgotten.
+macro_rules! same_in_both {
+    ($($field:ident),+) => {
+        fn fields(budgets: &Budgets) -> Vec<(&'static str, u64)> {
+            vec![$((stringify!($field), budgets.$field)),+]
+        }
+
+        fn budgets(limits: Limits) -> Budgets {
+            let internal::Limits { $($field),+ } = limits.into();
+            Budgets { $($field),+ }
+        }
+
+        fn to_internal(asked: &Budgets) -> internal::Limits {
+            let Budgets { $($field),+ } = *asked;
+            internal::Limits { $($field),+ }
+        }
+    };
 }
 
-fn to_internal(asked: &Budgets) -> internal::Limits {
-    let Budgets {
-        fuel,
-        memory_bytes,
-        sql_steps,
-        rows,
-        result_bytes,
-        reply_bytes,
-        value_bytes,
-        database_bytes,
-        module_bytes,
-    } = *asked;
-    internal::Limits {
-        fuel,
-        memory_bytes,
-        sql_steps,
-        rows,
-        result_bytes,
-        reply_bytes,
-        value_bytes,
-        database_bytes,
-        module_bytes,
-    }
-}
+same_in_both!(
+    fuel,
+    memory_bytes,
+    sql_steps,
+    rows,
+    result_bytes,
+    reply_bytes,
+    value_bytes,
+    database_bytes,
+    module_bytes
+);
 
 fn entry(record: HistoryRecord) -> HistoryEntry {
     HistoryEntry {
