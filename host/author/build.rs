@@ -22,12 +22,12 @@ const TEMPLATES: [(&str, &[(&str, &str)]); 3] = [
             ("tests/modules/poll/src", "src"),
         ],
     ),
-    ("PYTHON", &[("host/author/templates/python", "")]),
-    ("JAVASCRIPT", &[("host/author/templates/javascript", "")]),
+    ("PYTHON", &[("host/author/templates/python", ""), ("tests/modules/poll/proto", "proto")]),
+    ("JAVASCRIPT", &[("host/author/templates/javascript", ""), ("tests/modules/poll/proto", "proto")]),
 ];
 
-/// Where our own poll speaks of itself: the place in the project, and what stands there instead, as a template has it. Whoever
-/// changes the poll is told here.
+/// Where our own poll speaks of itself: the place in the projects that have it, and what stands there instead, as a template has it.
+/// Whoever changes the poll is told here.
 const ADAPTED: [(&str, &[(&str, &str)]); 3] = [
     (
         "src/lib.rs",
@@ -81,15 +81,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
     let mut code = String::new();
+    let mut adapted = BTreeSet::new();
     for (name, sources) in TEMPLATES.iter().chain(&[("SHARED", SHARED), ("GUEST", GUEST)]) {
         let mut files = Vec::new();
         for (source, place) in *sources {
             println!("cargo::rerun-if-changed={}", root.join(source).display());
             gather(&root.join(source), place, &mut files)?;
         }
-        if *name == "RUST" {
-            adapt(&mut files, &out)?;
-        }
+        adapt(&mut files, &out, &mut adapted)?;
         if *name == "GUEST" {
             let manifest = out.join("guest-workspace.toml");
             fs::write(&manifest, workspace_of(&root, &files)?)?;
@@ -105,6 +104,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             )?;
         }
         writeln!(code, "];")?;
+    }
+    if let Some((gone, _)) = ADAPTED.iter().find(|(place, _)| !adapted.contains(place)) {
+        return Err(format!("ADAPTED in host/author/build.rs: no template has {gone}").into());
     }
     fs::write(out.join("files.rs"), code)?;
     Ok(())
@@ -129,10 +131,15 @@ fn gather(source: &Path, place: &str, files: &mut Vec<(String, PathBuf)>) -> Res
     Ok(())
 }
 
-/// Puts adapted copies, as templates, in the place of the files that [`ADAPTED`] names.
-fn adapt(files: &mut [(String, PathBuf)], out: &Path) -> Result<(), Box<dyn Error>> {
+/// Puts adapted copies, as templates, in the place of the files that [`ADAPTED`] names, and notes which those were.
+fn adapt(
+    files: &mut [(String, PathBuf)],
+    out: &Path,
+    adapted: &mut BTreeSet<&'static str>,
+) -> Result<(), Box<dyn Error>> {
     for (number, (place, changes)) in ADAPTED.iter().enumerate() {
-        let file = files.iter_mut().find(|(at, _)| at == place).ok_or_else(|| format!("the poll has no {place}"))?;
+        let Some(file) = files.iter_mut().find(|(at, _)| at == place) else { continue };
+        adapted.insert(place);
         let mut text = fs::read_to_string(&file.1)?;
         for (from, to) in *changes {
             if !text.contains(from) {
@@ -140,9 +147,9 @@ fn adapt(files: &mut [(String, PathBuf)], out: &Path) -> Result<(), Box<dyn Erro
             }
             text = text.replace(from, to);
         }
-        let adapted = out.join(format!("adapted-{number}"));
-        fs::write(&adapted, text)?;
-        *file = (format!("{place}.template"), adapted);
+        let copy = out.join(format!("adapted-{number}"));
+        fs::write(&copy, text)?;
+        *file = (format!("{place}.template"), copy);
     }
     Ok(())
 }
