@@ -305,13 +305,13 @@ async fn a_rehearsal_whose_client_does_not_read_is_ended_and_told_so() -> Result
         .initial_stream_window_size(65_535)
         .connect_lazy();
     let parts = tokio_stream::iter(parts(&other, 100));
+    let begun = Instant::now();
     let mut events = ModulesClient::new(narrow).rehearse(parts).await?.into_inner();
     until("the rehearsal to hold the place", PATIENCE, async || match dry_run(&host, &other).await {
         Err(refused) if is_busy(&refused) => Ok(()),
         other => bail!("{other:?}"),
     })
     .await?;
-    let begun = Instant::now();
     until("the place to be free", PATIENCE * 3, async || Ok(dry_run(&host, &other).await?)).await?;
     // It waits a while for one that is slow.
     ensure!(begun.elapsed() > Duration::from_secs(20), "{:?}", begun.elapsed());

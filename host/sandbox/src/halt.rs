@@ -108,7 +108,9 @@ impl SqliteMachine {
         let last = catalog::layout(conn, &active.record.name)?;
         Ok(last.is_none_or(|last| last < active.record.schema).then(|| {
             format!(
-                "the next entry, {at}, activates module {}, which changes the data layout, and the state before it is kept for                  a rollback. That needs {} MiB of free disk space in {}, and there are {}. Nothing was changed: make room                  and start this host again, and it goes on with that entry",
+                "the next entry, {at}, activates module {}, which changes the data layout, and the state before it is kept for \
+                 a rollback. That needs {} MiB of free disk space in {}, and there are {}. Nothing was changed: make room \
+                 and start this host again, and it goes on with that entry",
                 active.label,
                 needed.div_ceil(1 << 20),
                 self.dir.display(),
