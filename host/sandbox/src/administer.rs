@@ -166,7 +166,8 @@ impl SqliteMachine {
         };
         if !leaves(rollback, &current) {
             return Err(refuse(format!(
-                "the active module is {} {}, and not the one that the rollback is to leave, {}: it was taken back already, or                  somebody activated another; look again and repeat if it is still wanted",
+                "the active module is {} {}, and not the one that the rollback is to leave, {}: it was taken back already, or \
+                 somebody activated another; look again and repeat if it is still wanted",
                 current.label,
                 current.record.digest,
                 named(&rollback.from)

@@ -155,6 +155,14 @@ pub fn was_rejected(status: &Status) -> bool {
     status.get_details_error_info().is_some_and(|info| info.domain == "telegraft" && info.reason == "REJECTED")
 }
 
+/// Whether what was asked for may have been done, though no answer says so.
+pub fn may_have_been_done(status: &Status) -> bool {
+    match status.get_details_error_info() {
+        Some(info) => info.metadata.get("applied").is_some_and(|applied| applied == "unknown"),
+        None => matches!(code_and_text(status).0, Code::DeadlineExceeded | Code::Unavailable | Code::Cancelled),
+    }
+}
+
 /// A code as gRPC's own documents spell it.
 pub fn code_name(code: Code) -> &'static str {
     match code {

@@ -20,7 +20,7 @@ use tokio_stream::StreamExt;
 use super::{
     author,
     connect::Connection,
-    failure::{Failure, was_rejected},
+    failure::{Failure, may_have_been_done, was_rejected},
     module_trial::{self, RehearseArgs},
     output::{Output, counted, grouped, number, short_digest},
 };
@@ -92,6 +92,10 @@ pub struct RollbackArgs {
     /// Take the state kept at the activation, and lose what was written since: for data that cannot be turned back
     #[arg(long)]
     discard_since_activation: bool,
+    /// Digest of the module to leave (at least 8 digits): refused where another is active, so that a rollback whose outcome is
+    /// unknown can be repeated
+    #[arg(long, value_name = "DIGEST")]
+    from: Option<String>,
     /// Do not ask before something is lost
     #[arg(long, short = 'y')]
     yes: bool,
@@ -242,10 +246,19 @@ async fn rollback(
              --discard-since-activation nothing can be lost: where there is no other way, the refusal says how many they are.)"
         ))?;
     }
-    let message = RollbackModule { machine: String::new(), discard_since_activation };
+    let from_digest = match (&args.from, modules.iter().find(|module| module.active)) {
+        (Some(digest), _) => digest.clone(),
+        (None, active) => active.map(|module| module.digest.clone()).unwrap_or_default(),
+    };
+    let message = RollbackModule { machine: String::new(), discard_since_activation, from_digest: from_digest.clone() };
     let request = connection.request_within(message, connection.timeout.max(UPLOAD_TIMEOUT_MIN));
     connection.modules().rollback(request).await.map(tonic::Response::into_inner).map_err(|status| {
         let mut failure = Failure::of_status("the rollback was refused", &status);
+        if may_have_been_done(&status) && !from_digest.is_empty() {
+            failure.message.push_str(&format!(
+                "\n  it may have been done or not: repeat it with --from {from_digest:.12}, which goes back no further"
+            ));
+        }
         if discard_since_activation && was_rejected(&status) {
             failure.message.push_str(
                 "\n  what to do: where the module before can use the data as they are, or the present one turns them back, \

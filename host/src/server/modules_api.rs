@@ -98,7 +98,7 @@ impl Modules for ModulesService {
         let ActivateModule { machine, digest, reuse } = request.into_inner();
         check_machine(&machine)?;
         self.calls.check_goes_on()?;
-        let digest = self.resolve(&digest)?;
+        let digest = self.resolve(&digest, "digest")?;
         self.readiness.wait(digest, timeout).await;
         let activate = Activate {
             digest: Bytes::copy_from_slice(&digest.0),
@@ -118,18 +118,21 @@ impl Modules for ModulesService {
 
     async fn rollback(&self, request: Request<RollbackModule>) -> Result<Response<RolledBack>, Status> {
         let timeout = timeout(request.metadata());
-        let RollbackModule { machine, discard_since_activation } = request.into_inner();
+        let RollbackModule { machine, discard_since_activation, from_digest } = request.into_inner();
         check_machine(&machine)?;
         self.calls.check_goes_on()?;
         // Before the other: where both change in between, one of them is not what the machine finds.
-        let from = self.machine.active().map(|active| Bytes::copy_from_slice(&active.record.digest.0));
+        let from = match from_digest.as_str() {
+            "" => self.machine.active().map(|active| active.record.digest),
+            digest => Some(self.resolve(digest, "from_digest")?),
+        };
         let to = self.module_before()?;
         let way = if discard_since_activation { Way::KeptState } else { Way::Unspecified };
         let rollback = Rollback {
             digest: Bytes::copy_from_slice(&to.0),
             way: way.into(),
             engine: engine_name().to_owned(),
-            from: from.unwrap_or_default(),
+            from: from.map(|from| Bytes::copy_from_slice(&from.0)).unwrap_or_default(),
         };
         let command = Command { body: Some(Body::Rollback(rollback)), ..Command::default() };
         let deadline = self.calls.writes.deadline(timeout);
@@ -200,11 +203,11 @@ impl ModulesService {
         Ok(bytes.freeze())
     }
 
-    fn resolve(&self, text: &str) -> Result<Digest, Status> {
+    fn resolve(&self, text: &str, field: &str) -> Result<Digest, Status> {
         let text = text.to_ascii_lowercase();
         if text.len() < PREFIX_DIGITS_MIN || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(bad_call(format!(
-                "`digest` must be a module's SHA-256 in hexadecimal, or at least {PREFIX_DIGITS_MIN} digits of it"
+                "`{field}` must be a module's SHA-256 in hexadecimal, or at least {PREFIX_DIGITS_MIN} digits of it"
             )));
         }
         if let Ok(digest) = text.parse() {

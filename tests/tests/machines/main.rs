@@ -201,9 +201,14 @@ async fn the_past_of_a_machine_is_told_alike_by_all_hosts() -> Result<()> {
 }
 
 async fn rollback(host: &HostClient, discard_since_activation: bool) -> Result<RolledBack, Status> {
+    rollback_from(host, discard_since_activation, "").await
+}
+
+async fn rollback_from(host: &HostClient, discard_since_activation: bool, from: &str) -> Result<RolledBack, Status> {
     let begun = Instant::now();
     loop {
-        let mut request = Request::new(RollbackModule { machine: String::new(), discard_since_activation });
+        let message = RollbackModule { discard_since_activation, from_digest: from.to_owned(), ..Default::default() };
+        let mut request = Request::new(message);
         request.set_timeout(PATIENCE);
         match host.modules().rollback(request).await.map(tonic::Response::into_inner) {
             Err(status) if may_try_again(&status) && begun.elapsed() < PATIENCE => {
@@ -269,6 +274,21 @@ async fn a_rollback_over_a_new_layout_needs_the_modules_help_or_the_operators_wo
     for host in &hosts {
         ensure!(number(host, "SELECT count(*) FROM t", done.index).await? == 2);
     }
+
+    // A repeat that says what it leaves goes back no further, though there is a module before.
+    cluster.install(&Probe { version: "1.1.0", ..PROBE }.build()?).await?;
+    let left = cluster.install(&Probe { version: "1.2.0", ..PROBE }.build()?).await?;
+    let left = left.module.as_ref().map(|module| module.digest.clone()).unwrap_or_default();
+    let done = rollback_from(&hosts[1], false, &left).await?;
+    ensure!(done.module.as_ref().is_some_and(|module| module.version == "1.1.0"), "{done:?}");
+    let again = rollback_from(&hosts[2], false, &left).await;
+    ensure!(again.as_ref().is_err_and(|status| status.code() == Code::FailedPrecondition), "{again:?}");
+    let again = at(&hosts[0], &["module", "rollback", "--from", &left[..12]]).await?;
+    ensure!(again.code == 1 && again.stderr.contains("the active module is probe 1.1.0"), "{again:?}");
+    let unknown = at(&hosts[0], &["module", "rollback", "--from", "0123456789ab"]).await?;
+    ensure!(unknown.code == 1 && unknown.stderr.contains("no module's digest begins with"), "{unknown:?}");
+    let further = rollback(&hosts[0], false).await?;
+    ensure!(further.module.as_ref().is_some_and(|module| module.version == "1.0.0"), "{further:?}");
     cluster.wait_for_agreement().await?;
     cluster.passed()
 }
