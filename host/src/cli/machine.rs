@@ -25,7 +25,7 @@ Examples:
   telegraft machine limits
   telegraft machine limits --set fuel=500000000 --set value_bytes=2MiB
 
-A call that runs out of a budget is undone, and its answer says of which. The settings machine.fuel and the like of the hosts are
+A call that runs out of a budget is undone, and its answer says of which. The settings machine.fuel and the like of the hosts are \
 what a new machine begins with; later only this command changes them.")]
     Limits(LimitsArgs),
     /// What was done to the machine: activations, rollbacks, budgets, alarms; the newest first

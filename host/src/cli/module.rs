@@ -48,14 +48,14 @@ pub enum ModuleCommand {
     Activate(ActivateArgs),
     /// Go back to the module that was active before, on every host at the same log index
     #[command(after_help = "\
-The data stay as they are where both modules have the same data layout. Where the layout rose, the present module turns it back
-if it offers that; otherwise the rollback is refused, and the refusal says how many commands the way back to the state kept at the
+The data stay as they are where both modules have the same data layout. Where the layout rose, the present module turns it back \
+if it offers that; otherwise the rollback is refused, and the refusal says how many commands the way back to the state kept at the \
 activation would cost. --discard-since-activation takes that way, and no other: ask without it first.")]
     Rollback(RollbackArgs),
     /// Replay the log's newest commands on a copy, by the active module and by another one, and show what differs
     #[command(after_help = "\
-It goes back no further than the activation of the present module: older commands were another module's. Where there are fewer
-commands than --last asks for, the report says so. The host that is asked rebuilds the state from before them out of the log,
+It goes back no further than the activation of the present module: older commands were another module's. Where there are fewer \
+commands than --last asks for, the report says so. The host that is asked rebuilds the state from before them out of the log, \
 which takes as long as applying that takes; the machine goes on meanwhile, and nothing is kept.
 
 Exit code 1: the activation would be refused, or a command is answered differently.")]
