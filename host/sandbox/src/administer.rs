@@ -227,9 +227,10 @@ impl SqliteMachine {
         lost: u64,
     ) -> Result<(), Ended> {
         if current.record.name != to.name || !current.prepared.downgrades() {
+            let commands = if lost == 1 { "command has" } else { "commands have" };
             let way_out = if top.kept {
                 format!(
-                    "; putting the state kept then back would discard what {lost} commands have done since: ask for that \
+                    "; putting the state kept then back would discard what {lost} {commands} done since: ask for that \
                      explicitly (--discard-since-activation)"
                 )
             } else {
