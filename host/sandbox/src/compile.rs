@@ -20,7 +20,7 @@ const KEPT_MAX: usize = 8;
 
 /// How long a module may be compiled by idle threads before one of usual priority does it too: on a host whose cores are
 /// never idle it would not come to an end.
-const IDLE_MAX: Duration = Duration::from_secs(40);
+const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// How long whoever needs a module now waits for another thread that is compiling it, before it does so itself.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
