@@ -26,7 +26,7 @@ use crate::{
     active::{ActiveModule, Published},
     audit::Audit,
     catalog,
-    database::{Database, Values},
+    database::Database,
     effects::{EffectDigest, hash_schema},
     entry::{Decoded, begins_a_transaction, body_hash, replaces_the_data},
     errors::fault,
@@ -82,9 +82,6 @@ pub struct SqliteMachine {
     pub(crate) found: Option<EndReuse>,
     /// Kept states may be there that nobody needs.
     pub(crate) states_left: bool,
-    /// Which values the entry's calls may have, and whether the last of them ended because it met a larger one.
-    pub(crate) values: Values,
-    pub(crate) met_large: bool,
     /// What calls took, where somebody wants to know.
     pub(crate) costs: Option<Vec<(Index, Cost)>>,
     /// Only ever in a benchmark.
@@ -160,8 +157,6 @@ pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReade
         fresh_through: 0,
         found: None,
         states_left: true,
-        values: Values::Plain,
-        met_large: false,
         costs: None,
         undigested: false,
         published,
@@ -342,6 +337,7 @@ impl SqliteMachine {
         schema::write_meta(self.conn()?, &meta)?;
         self.sessions = sessions;
         self.execute("COMMIT -- _telegraft_")?;
+        self.database()?.after_commit();
         let switched = meta.activated != self.committed.meta.activated;
         self.committed = self.now.clone();
         if std::mem::take(&mut self.alarmed) {
@@ -410,7 +406,7 @@ impl SqliteMachine {
         self.database()?.effects().begin(room);
         let outcome = match failed {
             Some(rejection) => Err(rejection.clone()),
-            None => match self.run(entry.index, body)? {
+            None => match self.run_in_savepoint(entry.index, body)? {
                 Applied::Done(outcome) => outcome,
                 lost => {
                     self.now.meta = before;
@@ -435,19 +431,6 @@ impl SqliteMachine {
             self.sessions.record(conn, entry.index, client, *request, hash, &outcome)?;
         }
         Ok(Applied::Done(outcome))
-    }
-
-    /// Runs the entry with small values, and again with large ones where it meets them.
-    fn run(&mut self, index: Index, body: &Body) -> Result<Applied, MachineFault> {
-        self.values = Values::Plain;
-        self.met_large = false;
-        match self.run_in_savepoint(index, body)? {
-            Applied::Done(Err(_)) if self.met_large => {
-                self.values = Values::Large;
-                self.run_in_savepoint(index, body)
-            }
-            applied => Ok(applied),
-        }
     }
 
     fn run_in_savepoint(&mut self, index: Index, body: &Body) -> Result<Applied, MachineFault> {
@@ -487,11 +470,7 @@ impl SqliteMachine {
         match result {
             Ok(reply) => {
                 self.execute("RELEASE _telegraft_entry")?;
-                let grown = {
-                    let database = self.database()?;
-                    database.after_keep();
-                    database.effects().grown()
-                };
+                let grown = self.database()?.effects().grown();
                 self.now.meta.data_bytes = self.now.meta.data_bytes.saturating_add_signed(grown);
                 Ok(Applied::Done(Ok(reply)))
             }

@@ -48,14 +48,13 @@ impl SqliteMachine {
         };
         let begun = self.costs.is_some().then(Instant::now);
         let context = context(&self.now.meta);
-        database.enter_guest(limits, &context, self.values);
+        database.enter_guest(limits, &context);
         let (database, answer) = guest.ask(database, context, ask);
         self.database = database;
         let Some(database) = &mut self.database else {
             return (guest, Err(database_lost().into()));
         };
         database.leave_guest();
-        self.met_large = database.met_large();
         if let (Some(begun), Some(costs)) = (begun, &mut self.costs) {
             let cost = Cost { fuel: guest.fuel_used(), sql_steps: database.steps_used(), time: begun.elapsed() };
             costs.push((self.now.meta.applied, cost));

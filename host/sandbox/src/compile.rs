@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         mpsc::{RecvTimeoutError, channel},
@@ -18,12 +19,13 @@ use crate::module::Digest;
 /// Modules kept in memory.
 const KEPT_MAX: usize = 8;
 
-/// How long a module may be compiled by idle threads before one of usual priority does it too: on a host whose cores are
-/// never idle it would not come to an end.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How long a module may be compiled by idle threads before one of usual priority does it too, and for each byte of it: on
+/// a host whose cores are never idle it would not come to an end. One MiB takes half a second of a core.
+const IDLE_MAX: Duration = Duration::from_millis(300);
+const IDLE_MAX_PER_BYTE: Duration = Duration::from_micros(3);
 
 /// How long whoever needs a module now waits for another thread that is compiling it, before it does so itself.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The modules that were needed last. `T` is what a module came to: that it can be instantiated, or why not.
 pub(crate) struct Modules<T> {
@@ -43,11 +45,13 @@ impl<T: Clone> Modules<T> {
         let mut slots = locked(&self.slots);
         let slot = match slots.iter().position(|(d, _)| d == digest).and_then(|i| slots.remove(i)) {
             Some((_, slot)) => slot,
-            None => Arc::new(Slot { state: Mutex::new(State::Empty), changed: Condvar::new() }),
+            None => Arc::new(Slot { state: Mutex::new(State::Claimed(0)), changed: Condvar::new() }),
         };
         slots.push_back((*digest, Arc::clone(&slot)));
-        if slots.len() > KEPT_MAX {
-            slots.pop_front();
+        if slots.len() > KEPT_MAX
+            && let Some(oldest) = slots.iter().take(KEPT_MAX).position(|(_, slot)| !slot.is_claimed())
+        {
+            slots.remove(oldest);
         }
         slot
     }
@@ -55,7 +59,7 @@ impl<T: Clone> Modules<T> {
     /// Whether some thread is at this module.
     pub(crate) fn is_compiling(&self, digest: &Digest) -> bool {
         let slots = locked(&self.slots);
-        slots.iter().any(|(d, slot)| d == digest && matches!(*locked(&slot.state), State::Claimed))
+        slots.iter().any(|(d, slot)| d == digest && slot.is_claimed())
     }
 }
 
@@ -66,9 +70,8 @@ pub(crate) struct Slot<T> {
 }
 
 enum State<T> {
-    Empty,
-    /// Some thread is at it.
-    Claimed,
+    /// So many threads are at it.
+    Claimed(u32),
     Done(T),
 }
 
@@ -82,10 +85,14 @@ impl<T: Clone> Slot<T> {
     /// The task of making the module, where it is not done and no other thread is at it.
     pub(crate) fn claim_if_free(self: &Arc<Self>) -> Option<Claim<T>> {
         let mut state = locked(&self.state);
-        matches!(*state, State::Empty).then(|| {
-            *state = State::Claimed;
+        matches!(*state, State::Claimed(0)).then(|| {
+            *state = State::Claimed(1);
             Claim(Arc::clone(self))
         })
+    }
+
+    fn is_claimed(&self) -> bool {
+        matches!(*locked(&self.state), State::Claimed(1..))
     }
 
     /// The module where it is done; where another thread is at it, waits for it so long; then it is the caller's.
@@ -93,14 +100,14 @@ impl<T: Clone> Slot<T> {
         let since = Instant::now();
         let mut state = locked(&self.state);
         loop {
-            match &*state {
+            match &mut *state {
                 State::Done(outcome) => return Turn::Done(outcome.clone()),
-                State::Claimed if since.elapsed() < patience => {
+                State::Claimed(1..) if since.elapsed() < patience => {
                     let left = patience.saturating_sub(since.elapsed());
                     state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
                 }
-                State::Empty | State::Claimed => {
-                    *state = State::Claimed;
+                State::Claimed(threads) => {
+                    *threads += 1;
                     return Turn::Yours(Claim(Arc::clone(self)));
                 }
             }
@@ -126,8 +133,8 @@ impl<T: Clone> Claim<T> {
 impl<T: Clone> Drop for Claim<T> {
     fn drop(&mut self) {
         let mut state = locked(&self.0.state);
-        if matches!(*state, State::Claimed) {
-            *state = State::Empty;
+        if let State::Claimed(threads) = &mut *state {
+            *threads = threads.saturating_sub(1);
         }
         drop(state);
         self.0.changed.notify_all();
@@ -138,9 +145,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `work`, and what it spreads over threads of rayon's, where nothing else wants the core, and waits for it; after
-/// [`IDLE_MAX`] runs it at usual priority too. Gives nothing where it panicked.
-pub(crate) fn when_idle<T: Send + 'static>(work: impl Fn() -> T + Send + Sync + 'static) -> Option<T> {
+/// Runs `work` upon a module of so many bytes, and what it spreads over threads of rayon's, where nothing else wants the
+/// core, and waits for it; after [a while](IDLE_MAX) runs it at usual priority too. Gives nothing where it panicked.
+pub(crate) fn when_idle<T: Send + 'static>(bytes: usize, work: impl Fn() -> T + Send + Sync + 'static) -> Option<T> {
     let work = Arc::new(work);
     let (to, done) = channel();
     let idle = Arc::clone(&work);
@@ -155,7 +162,8 @@ pub(crate) fn when_idle<T: Send + 'static>(work: impl Fn() -> T + Send + Sync + 
         let _ = to.send(made);
     });
     if started.is_ok() {
-        match done.recv_timeout(IDLE_MAX) {
+        let per_byte = IDLE_MAX_PER_BYTE.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
+        match done.recv_timeout(IDLE_MAX + per_byte) {
             Ok(made) => return Some(made),
             Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => {
@@ -163,7 +171,7 @@ pub(crate) fn when_idle<T: Send + 'static>(work: impl Fn() -> T + Send + Sync + 
             }
         }
     }
-    Some(work())
+    catch_unwind(AssertUnwindSafe(|| work())).ok()
 }
 
 /// Gives up the calling thread's place with the scheduler: from now on it runs where nothing else wants the core, and makes
@@ -220,6 +228,11 @@ mod tests {
         let digest = Digest([7; 32]);
         drop(taken(modules.slot(&digest).claim(PATIENCE)));
         assert!(!modules.is_compiling(&digest), "nobody is at it");
+        let (first, second) =
+            (taken(modules.slot(&digest).claim(PATIENCE)), modules.slot(&digest).claim(Duration::ZERO));
+        drop(first);
+        assert!(modules.is_compiling(&digest), "the other is still at it");
+        drop(second);
         let again = modules.slot(&digest).claim_if_free();
         assert!(again.is_some());
         assert!(modules.slot(&digest).claim_if_free().is_none(), "another is at it");
@@ -239,8 +252,20 @@ mod tests {
 
     #[test]
     fn work_on_idle_threads_comes_to_its_end_and_a_panic_does_not_spread() {
-        assert_eq!(when_idle(|| rayon::join(|| 1, || 2)), Some((1, 2)));
-        assert_eq!(when_idle(|| -> u32 { panic!("as a compiler with a defect would") }), None);
+        assert_eq!(when_idle(1, || rayon::join(|| 1, || 2)), Some((1, 2)));
+        assert_eq!(when_idle(1, || -> u32 { panic!("as a compiler with a defect would") }), None);
+    }
+
+    #[test]
+    fn a_module_that_is_being_made_is_not_forgotten_for_others() {
+        let modules = Modules::<u32>::default();
+        let first = modules.slot(&Digest([0; 32])).claim_if_free();
+        for other in 1..=2 * u8::try_from(KEPT_MAX).unwrap() {
+            let _ = taken(modules.slot(&Digest([other; 32])).claim(PATIENCE)).fill(0);
+        }
+        assert!(modules.is_compiling(&Digest([0; 32])));
+        drop(first);
+        assert_eq!(locked(&modules.slots).len(), KEPT_MAX);
     }
 
     #[cfg(target_os = "linux")]
@@ -252,7 +277,7 @@ mod tests {
             stat.rsplit(')').next().unwrap().split_whitespace().nth(38).unwrap().to_owned()
         }
         let idle = libc::SCHED_IDLE.to_string();
-        let seen = when_idle(|| rayon::broadcast(|_| policy())).unwrap();
+        let seen = when_idle(1, || rayon::broadcast(|_| policy())).unwrap();
         assert!(!seen.is_empty() && seen.iter().all(|policy| *policy == idle), "{seen:?}");
         assert_ne!(policy(), idle, "the caller keeps its place");
     }

@@ -6,14 +6,13 @@
 //!
 //! The step budget is counted exactly: a statement's VM step counter is reset before it runs and read after it. For the
 //! count to be the same on every replica a statement must never be compiled again in the middle of its run, so statements
-//! are dropped from the cache after every change of the schema, and the schema is loaded again after every rollback,
-//! outside the count.
+//! are dropped from the cache after every change of the schema, and the schema is loaded again after every rollback in a
+//! transaction that has changed it (SQLite then forgets it whole), outside the count.
 //!
-//! A VM step copies, compares or hashes a whole value, so what it takes grows with the largest value there may be. A call
-//! is therefore run with small values first, a step for a step; where it meets a [larger one](PLAIN_VALUE_BYTES) it is
-//! undone and run again with values up to its budget, and each step counts as many times more as that budget is larger.
+//! The largest value that a guest may have bounds its statements' runs alone, not their compilation: SQLite takes a default
+//! value or a message that it cannot write down for a lack of memory.
 
-use std::{cell::Cell, fs::File, path::Path, sync::Arc};
+use std::{fs::File, path::Path, sync::Arc};
 
 use rusqlite::{
     Connection, Error as SqlError, ErrorCode, OpenFlags, StatementStatus, config::DbConfig, ffi, limits::Limit,
@@ -43,16 +42,14 @@ const SQL_BYTES_CACHED_MAX: usize = 16 << 10;
 /// Arguments of one function call: several functions put all of them together before they look at the size of the result.
 const FUNCTION_ARGUMENTS_MAX: i32 = 32;
 
-/// Largest value, bytes, in a call whose steps count one each.
-const PLAIN_VALUE_BYTES: u64 = 16 << 10;
-
 /// SQLite's own maximum for a value, which holds for the host.
 const VALUE_BYTES_HOST: i32 = 1_000_000_000;
 
 /// One step of the budget for so many bytes of statement text, whether it is compiled or comes from the cache.
 const TEXT_BYTES_PER_STEP: usize = 8;
 
-/// Page cache of the writing connection, KiB.
+/// Page cache of the writing connection, KiB. Decides results: a sort of a command's has as much memory before it writes to
+/// temporary files, which costs steps.
 const CACHE_KIB_WRITER: i32 = 64 << 10;
 
 /// Page cache of each reading connection, KiB.
@@ -65,21 +62,13 @@ pub(crate) struct Database {
     /// Of the guest call that is running.
     limits: Limits,
     steps_left: i64,
-    /// What a VM step of the guest call that is running counts.
-    weight: i64,
-    /// The call met a value that is too large for steps that count one each, and may have it.
-    met_large: Cell<bool>,
+    /// Largest value of the guest's, bytes.
+    value_bytes: i32,
     writable: bool,
+    /// By the open transaction.
     schema_changed: bool,
-}
-
-/// Which values a guest's call may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Values {
-    /// Small ones.
-    Plain,
-    /// As large as its budget says, at a higher price.
-    Large,
+    /// SQLite's number for the schema that was seen last; only on a connection that reads.
+    schema_version: i64,
 }
 
 impl Database {
@@ -141,8 +130,8 @@ impl Database {
         conn.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
         let limits = Limits::DEFAULT;
-        let (steps_left, weight, met_large, schema_changed) = (0, 1, Cell::new(false), false);
-        Ok(Database { conn, policy, limits, steps_left, weight, met_large, writable, schema_changed })
+        let (steps_left, value_bytes, schema_changed, schema_version) = (0, VALUE_BYTES_HOST, false, -1);
+        Ok(Database { conn, policy, limits, steps_left, value_bytes, writable, schema_changed, schema_version })
     }
 
     /// Makes everything committed survive a power loss.
@@ -201,32 +190,41 @@ impl Database {
     }
 
     /// Lends the connection to a guest until [`Database::leave_guest`].
-    pub(crate) fn enter_guest(&mut self, limits: &Limits, context: &Context, values: Values) {
+    pub(crate) fn enter_guest(&mut self, limits: &Limits, context: &Context) {
         self.policy.set_mode(if self.writable { Mode::Write } else { Mode::Read });
         self.limits = *limits;
         self.steps_left = i64::try_from(limits.sql_steps).unwrap_or(i64::MAX);
-        self.met_large.set(false);
-        let (value_bytes, weight) = match values {
-            Values::Plain => (limits.value_bytes.min(PLAIN_VALUE_BYTES), 1),
-            Values::Large => (limits.value_bytes, limits.value_bytes.div_ceil(PLAIN_VALUE_BYTES)),
-        };
-        self.weight = i64::try_from(weight).unwrap_or(i64::MAX);
-        let value_bytes = i32::try_from(value_bytes).unwrap_or(VALUE_BYTES_HOST);
-        // Cannot fail: the limit's number is known.
-        let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, value_bytes);
+        let value_bytes = i32::try_from(limits.value_bytes).unwrap_or(VALUE_BYTES_HOST);
+        if value_bytes != self.value_bytes {
+            // SQLite looks at the length of a literal when a statement is first run, and never again.
+            self.conn.flush_prepared_statement_cache();
+            self.value_bytes = value_bytes;
+        }
         self.policy.meter.set_value_bytes(value_bytes);
         self.policy.entry.begin(context.time_us, context.entropy);
     }
 
     pub(crate) fn leave_guest(&mut self) {
         self.policy.set_mode(Mode::Host);
-        let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_HOST);
         self.policy.meter.set_value_bytes(VALUE_BYTES_HOST);
     }
 
-    /// Whether the guest's last call ended because it met a value larger than [`Values::Plain`] has, and might have one.
-    pub(crate) fn met_large(&self) -> bool {
-        self.met_large.get()
+    /// To be called at the beginning of a read: where the schema is another than before, no statement that knew the old one
+    /// stays, so that none is compiled again in the middle of its run.
+    pub(crate) fn see_schema(&mut self) -> Result<(), MachineFault> {
+        let version =
+            || self.conn.prepare_cached("PRAGMA schema_version -- _telegraft_")?.query_row([], |row| row.get(0));
+        let version = version().map_err(|e| fault("cannot read the schema's version", &e))?;
+        if version != self.schema_version {
+            self.conn.flush_prepared_statement_cache();
+            self.schema_version = version;
+        }
+        Ok(())
+    }
+
+    /// Cannot fail: the limit's number is known.
+    fn bound_values(&self, bytes: i32) {
+        let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, bytes);
     }
 
     /// Whether the open entry leaves a deferred foreign key violated. SQLite itself would only look at the end of the
@@ -259,11 +257,11 @@ impl Database {
         self.policy.effects()
     }
 
-    /// To be called after an entry was undone: loads the schema again if the entry had changed it, so that no guest's
-    /// statement does it within its step count.
+    /// To be called after an entry was undone: loads the schema again if the transaction had changed it, in this entry or an
+    /// earlier one, so that no guest's statement does it within its step count.
     pub(crate) fn after_undo(&mut self, whole_transaction: bool) -> Result<(), MachineFault> {
         if self.schema_changed || whole_transaction {
-            self.schema_changed = false;
+            self.schema_changed &= !whole_transaction;
             self.conn.flush_prepared_statement_cache();
             self.conn
                 .prepare("SELECT 1 FROM _telegraft_meta")
@@ -280,8 +278,8 @@ impl Database {
         self.policy.effects().saw_ddl(0);
     }
 
-    /// To be called when an entry's effects are kept.
-    pub(crate) fn after_keep(&mut self) {
+    /// To be called when the transaction is committed.
+    pub(crate) fn after_commit(&mut self) {
         self.schema_changed = false;
     }
 
@@ -301,6 +299,7 @@ impl Database {
     /// Runs one statement to its end; the number of rows it changed.
     fn run(&mut self, sql: &str, params: &[store::Value], sink: &mut impl Sink) -> Result<u64, SqlEnd> {
         let ended = self.run_statement(sql, params, sink);
+        self.bound_values(VALUE_BYTES_HOST);
         self.policy.effects().end_ddl();
         if self.policy.compiling_cost() > 0 || sql.len() > SQL_BYTES_CACHED_MAX {
             self.conn.flush_prepared_statement_cache();
@@ -348,6 +347,7 @@ impl Database {
             }
             return Err(SqlEnd::Guest(store::Error::Invalid(message)));
         }
+        self.bound_values(self.value_bytes);
         for (i, param) in params.iter().enumerate() {
             let bound = match param {
                 store::Value::Null => statement.raw_bind_parameter(i + 1, rusqlite::types::Null),
@@ -392,7 +392,7 @@ impl Database {
         let mut outcome = Ok(());
         // From here to `end_steps` the count runs. It begins at zero: it was reset when it was read the last time.
         let changed_before = self.conn.total_changes();
-        self.policy.begin_steps(self.steps_left, self.weight);
+        self.policy.begin_steps(self.steps_left);
         let mut failed = None;
         {
             let mut rows = statement.raw_query();
@@ -413,8 +413,7 @@ impl Database {
             }
         }
         let charged = self.policy.end_steps();
-        let stepped = i64::from(statement.reset_status(StatementStatus::VmStep));
-        let steps = stepped.saturating_mul(self.weight).saturating_add(charged);
+        let steps = i64::from(statement.reset_status(StatementStatus::VmStep)).saturating_add(charged);
         if ddl {
             statement.discard();
             self.conn.flush_prepared_statement_cache();
@@ -477,13 +476,7 @@ impl Database {
     }
 
     fn over_steps(&self) -> SqlEnd {
-        let weight = match self.weight {
-            1 => String::new(),
-            weight => format!(
-                "; each counts {weight}, because the call handles a value or a row of more than {PLAIN_VALUE_BYTES} bytes"
-            ),
-        };
-        over(format!("the call used up its SQL budget of {} steps{weight}", self.limits.sql_steps))
+        over(format!("the call used up its SQL budget of {} steps", self.limits.sql_steps))
     }
 
     /// What an error of SQLite means for the guest's statement.
@@ -503,10 +496,6 @@ impl Database {
             _ => return SqlEnd::Ended(fault("a module's statement failed", &error).into()),
         };
         let message = message.unwrap_or_else(|| format!("{code:?}"));
-        if code == ErrorCode::TooBig && self.weight == 1 && self.limits.value_bytes > PLAIN_VALUE_BYTES {
-            self.met_large.set(true);
-            return over(format!("a value or a row has more than {PLAIN_VALUE_BYTES} bytes"));
-        }
         if code == ErrorCode::OperationInterrupted {
             if self.policy.effects().outgrown() {
                 return self.over_data();

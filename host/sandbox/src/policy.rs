@@ -141,11 +141,11 @@ impl Policy {
         self.resized.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A statement begins to run, with so many steps at most, each VM step counting `weight`.
-    pub(crate) fn begin_steps(&self, steps: i64, weight: i64) {
+    /// A statement begins to run, with so many steps at most.
+    pub(crate) fn begin_steps(&self, steps: i64) {
         self.effects.record(true);
         self.rowid_max.store(false, Relaxed);
-        self.meter.begin(steps, weight);
+        self.meter.begin(steps);
     }
 
     /// The statement has ended; the steps that were charged besides VM steps.

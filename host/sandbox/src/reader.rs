@@ -14,7 +14,7 @@ use crate::{
     administer,
     calls::{context, no_module},
     catalog::{self, ModuleRecord},
-    database::{Database, Values},
+    database::Database,
     errors::fault,
     guest::{Ask, Ended, Guest, rejection},
     history::{self, HistoryRecord},
@@ -227,6 +227,7 @@ impl Queries for MachineReader {
         let begun = Instant::now();
         let (meta, active) = loop {
             let meta = begin(&database)?;
+            database.see_schema()?;
             let active = inner.published.active();
             let published = active.as_ref().map_or(0, |active| active.record.activated_index);
             if published == meta.activated {
@@ -252,22 +253,16 @@ impl Queries for MachineReader {
             inner.connections.give_back(database);
             return Ok((meta.applied, Err(rejection)));
         }
-        let mut values = Values::Plain;
-        let answer = loop {
-            match Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None) {
-                Ok(mut guest) => {
-                    let context = context(&meta);
-                    database.enter_guest(&active.limits, &context, values);
-                    let (back, answer) = guest.ask(database, context, &Ask::Query { method, payload });
-                    database = back.ok_or_else(database_lost)?;
-                    database.leave_guest();
-                    if !database.met_large() {
-                        break answer;
-                    }
-                    values = Values::Large;
-                }
-                Err(ended) => break Err(ended),
+        let answer = match Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None) {
+            Ok(mut guest) => {
+                let context = context(&meta);
+                database.enter_guest(&active.limits, &context);
+                let (back, answer) = guest.ask(database, context, &Ask::Query { method, payload });
+                database = back.ok_or_else(database_lost)?;
+                database.leave_guest();
+                answer
             }
+            Err(ended) => Err(ended),
         };
         let outcome = match answer {
             Ok(reply) => Ok(reply),

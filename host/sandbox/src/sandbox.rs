@@ -12,7 +12,7 @@ use wasmtime::{Engine, component::Linker};
 
 use crate::{
     cache::Cache,
-    compile::{Modules, PATIENCE, Turn, when_idle},
+    compile::{Claim, Modules, PATIENCE, Turn, when_idle},
     complexity::too_complex,
     engine,
     guest::{
@@ -155,7 +155,7 @@ impl Sandbox {
         let digest = Digest::of(bytes);
         let prepared = match self.inner.modules.slot(&digest).claim(Duration::MAX) {
             Turn::Done(outcome) => outcome?,
-            Turn::Yours(claim) => claim.fill(self.make_when_idle(&digest, bytes.to_vec()))?,
+            Turn::Yours(claim) => kept(claim, self.make_when_idle(&digest, bytes.to_vec()))?,
         };
         let (description, service) = match describe(&prepared, Limits::DEFAULT) {
             Ok(described) => described?,
@@ -198,7 +198,7 @@ impl Sandbox {
             Some(component) => self.link(&component),
             None => self.make(digest, &load()?),
         };
-        Ok(claim.fill(outcome))
+        Ok(kept(claim, outcome))
     }
 
     /// Compiles in a thread of its own, where nothing else wants the cores, so that a later [`Sandbox::prepare`] finds it
@@ -210,7 +210,7 @@ impl Sandbox {
         };
         let sandbox = self.clone();
         let spawned = std::thread::Builder::new().name("tg-module".to_owned()).spawn(move || {
-            let _ = claim.fill(sandbox.make_when_idle(&digest, bytes));
+            let _ = kept(claim, sandbox.make_when_idle(&digest, bytes));
         });
         if let Err(error) = spawned {
             tracing::warn!(%error, "no thread to compile a module ahead; its activation will wait");
@@ -225,7 +225,7 @@ impl Sandbox {
     /// From the cache folder, or compiled, both where nothing else wants the cores.
     fn make_when_idle(&self, digest: &Digest, bytes: Vec<u8>) -> Result<Prepared, BadModule> {
         let (sandbox, digest) = (self.clone(), *digest);
-        let made = when_idle(move || match sandbox.inner.cache.load(&sandbox.inner.engine, &digest) {
+        let made = when_idle(bytes.len(), move || match sandbox.inner.cache.load(&sandbox.inner.engine, &digest) {
             Some(component) => sandbox.link(&component),
             None => sandbox.make(&digest, &bytes),
         });
@@ -272,6 +272,17 @@ impl Prepared {
     /// Whether the module can give its data back to an older version of itself.
     pub(crate) fn downgrades(&self) -> bool {
         self.exports.iter().any(|name| name == DOWNGRADE_INTERFACE)
+    }
+}
+
+/// The outcome, remembered; but not where the bytes did not decide it: the next who asks tries again.
+fn kept(
+    claim: Claim<Result<Prepared, BadModule>>,
+    outcome: Result<Prepared, BadModule>,
+) -> Result<Prepared, BadModule> {
+    match outcome {
+        Err(BadModule::NotChecked(_)) => outcome,
+        outcome => claim.fill(outcome),
     }
 }
 

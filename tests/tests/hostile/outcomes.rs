@@ -124,7 +124,7 @@ pub const ATTACKS: &[Attack] = &[
     both("sql_replace_bomb", &[TOO_LARGE, STEPS]),
     both("sql_group_bomb", &[TOO_LARGE, STEPS]),
     both("sql_quadratic", &[STEPS, Replies("done: 0")]),
-    both("sql_large_steps", &[STEPS]),
+    both("sql_large_steps", &[STEPS, Replies("done: 100000492")]),
     both("sql_many_rows", &[Fails(ResourceExhausted, "more than 10000 rows")]),
     both("sql_many_bytes", &[Fails(ResourceExhausted, "bytes")]),
     writes("sql_wide_row", &[Fails(ResourceExhausted, "too large for the store")]),

@@ -8,11 +8,11 @@ use rusqlite::Error as SqlError;
 
 use crate::temporary;
 
-/// VM steps between two looks at the step budget.
+/// VM steps between two looks at the step budget. Decides results, in what it costs to look late.
 pub(crate) const STEPS_PER_TICK: i64 = 1000;
 
-/// One step of the budget for so many bytes that a statement writes to temporary files.
-const TEMPORARY_BYTES_PER_STEP: u64 = 64;
+/// One step of the budget for so many bytes that a statement writes to temporary files. Decides results.
+const TEMPORARY_BYTES_PER_STEP: u64 = 32;
 
 /// Atomics only because hooks and functions must be `Send`; one thread uses them at a time.
 #[derive(Debug, Default)]
@@ -22,8 +22,6 @@ pub(crate) struct Meter {
     ticks: AtomicI64,
     charged: AtomicI64,
     steps_max: AtomicI64,
-    /// What a VM step counts.
-    weight: AtomicI64,
     /// What this thread had written to temporary files when counting began.
     written: AtomicU64,
     exhausted: AtomicBool,
@@ -32,10 +30,9 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Counting begins, with each VM step counting `weight`: the statement ends at the first tick or charge that exceeds
-    /// `steps`. It ends in the thread that begins it.
-    pub(crate) fn begin(&self, steps: i64, weight: i64) {
-        self.weight.store(weight, Relaxed);
+    /// Counting begins: the statement ends at the first tick or charge that exceeds `steps`. It ends in the thread that
+    /// begins it.
+    pub(crate) fn begin(&self, steps: i64) {
         self.written.store(temporary::written(), Relaxed);
         self.ticks.store(0, Relaxed);
         self.charged.store(0, Relaxed);
@@ -61,7 +58,7 @@ impl Meter {
     }
 
     fn over(&self) -> bool {
-        let ticked = self.ticks.load(Relaxed).saturating_mul(STEPS_PER_TICK).saturating_mul(self.weight.load(Relaxed));
+        let ticked = self.ticks.load(Relaxed).saturating_mul(STEPS_PER_TICK);
         ticked.saturating_add(self.charged()) > self.steps_max.load(Relaxed)
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use telegraft_node::ports::{Code, Outcome};
+use telegraft_node::ports::{Code, Outcome, Queries};
 use telegraft_proto::internal::{Limits, command::Body};
 
 use crate::probe::{Rig, call, code, message, set};
@@ -238,36 +238,76 @@ fn a_connection_with_history_and_a_fresh_one_give_the_same() {
     }
 }
 
-/// What a VM step moves grows with the values; so does what it costs.
+/// SQLite compiles default values and messages within the largest value, and takes what it cannot write for a lack of memory.
 #[test]
-fn steps_cost_more_in_a_call_that_handles_large_values() {
+fn definitions_longer_than_a_value_are_no_fault_on_any_connection() {
     let mut rig = Rig::probe();
-    let small = rig.one(call("q", format!("{NUMBERS}100000) SELECT sum(length(hex(zeroblob(2000)) || i)) FROM n")));
-    assert!(crate::probe::number(&small) > 400_000_000);
-    for sql in [
-        format!("{NUMBERS}100000) SELECT sum(length(x || i)) FROM n, (SELECT hex(zeroblob(400000)) AS x)"),
-        format!("{NUMBERS}100000) SELECT count(x) FROM n, (SELECT hex(zeroblob(400000)) AS x) WHERE x || i > x"),
-    ] {
-        let outcome = rig.one(call("q", &sql));
-        assert!(used_up(&outcome) && message(&outcome).contains("each counts 64"), "{outcome:?}");
-    }
-    // A few are no trouble, whichever statement of the call meets the first.
-    rig.one(call("exec", "INSERT INTO t VALUES (1, hex(zeroblob(400000)))")).unwrap();
-    rig.one(call("exec", "UPDATE t SET v = v || 'x'")).unwrap();
-    assert_eq!(crate::probe::number(&rig.one(call("q", "SELECT sum(length(v)) FROM t"))), 800_001);
-    rig.one(call("exec", format!("CREATE TABLE long ({})", columns(1500)))).unwrap();
-    rig.one(call("exec", "ALTER TABLE long ADD COLUMN one_more")).unwrap();
-    rig.one(call("exec", "ALTER TABLE t RENAME TO u")).unwrap();
-    assert_eq!(crate::probe::number(&rig.one(call("q", "SELECT sum(length(v)) FROM u"))), 800_001);
-    let mut again = rig.reopen();
-    assert_eq!(crate::probe::number(&again.one(call("q", "SELECT count(one_more) FROM long"))), 0);
-    again.one(call("exec", "ALTER TABLE long RENAME TO longer")).unwrap();
-    again.one(call("exec", "DROP TABLE longer")).unwrap();
+    let long = "a".repeat(20_000);
+    rig.one(call("exec", format!("CREATE TABLE d (a INTEGER PRIMARY KEY, x TEXT DEFAULT '{long}', y)"))).unwrap();
+    rig.one(call("exec", format!("CREATE VIEW v AS SELECT '{long}' AS x"))).unwrap();
+    rig.one(call("exec", "INSERT INTO d (a) VALUES (1)")).unwrap();
+    let tries = ["SELECT x FROM d", "UPDATE d SET y = 1", "SELECT x FROM v", "INSERT INTO d (a) VALUES (2)"];
+    let before = rig.reader.query("q", b"SELECT count(x) FROM d").unwrap();
+    assert!(before.1.is_ok(), "{before:?}");
+    rig.one(set(Limits { value_bytes: 8192, ..Limits::default() })).unwrap();
+    // Statements that the old budget let pass, and the same on a connection that never knew it.
+    let warm: Vec<_> = tries.iter().map(|sql| rig.one(call("exec", sql))).collect();
+    let read = rig.reader.query("q", b"SELECT x FROM d").unwrap().1;
+    assert!(message(&read).contains("too large") || message(&read).contains("too big"), "{read:?}");
+    assert!(rig.reader.query("q", b"SELECT count(y) FROM d").unwrap().1.is_ok());
+    let add = format!("ALTER TABLE d ADD COLUMN z TEXT DEFAULT '{long}'");
+    assert!(rig.one(call("exec", add)).is_err());
+    let mut cold = rig.reopen();
+    let again: Vec<_> = tries.iter().map(|sql| cold.one(call("exec", sql))).collect();
+    assert_eq!(warm, again);
+    assert_eq!(cold.reader.query("q", b"SELECT x FROM d").unwrap().1, read);
 }
 
-/// Column definitions of more than 16 KiB.
-fn columns(count: usize) -> String {
-    (0..count).map(|i| format!("a_column_{i} INTEGER")).collect::<Vec<_>>().join(", ")
+#[test]
+fn a_literal_is_as_long_as_the_budget_says_whether_its_statement_was_compiled_before_or_not() {
+    let mut rig = Rig::probe();
+    rig.one(call("exec", format!("CREATE TABLE c (a, b CHECK (b <> '{}'))", "a".repeat(20_000)))).unwrap();
+    let insert = "INSERT INTO c VALUES (1, 'b')";
+    rig.one(call("exec", insert)).unwrap();
+    rig.one(set(Limits { value_bytes: 8192, ..Limits::default() })).unwrap();
+    let warm = rig.one(call("exec", insert));
+    assert!(warm.is_err(), "{warm:?}");
+    assert_eq!(rig.reopen().one(call("exec", insert)), warm);
+}
+
+/// An entry that is undone makes SQLite forget a schema that its transaction has changed, also where another entry did.
+#[test]
+fn steps_are_the_same_wherever_a_batch_ends_around_a_change_of_the_schema() {
+    let sql = format!("{NUMBERS}100) SELECT count(*) FROM n, t WHERE k > 0");
+    let mut costs = Vec::new();
+    let mut outcomes = Vec::new();
+    for one_batch in [true, false] {
+        let mut rig = Rig::probe();
+        // A schema that takes thousands of steps to load.
+        for outcome in rig.batch((0..400).map(|i| call("exec", format!("CREATE TABLE many{i} (a, b, c)")))) {
+            outcome.unwrap();
+        }
+        rig.one(call("exec", "INSERT INTO t VALUES (1, 'a')")).unwrap();
+        rig.machine.measure(true);
+        rig.one(call("q", &sql)).unwrap();
+        let used = rig.machine.take_costs().last().unwrap().1.sql_steps;
+        rig.one(set(Limits { sql_steps: used + 64, ..Limits::default() })).unwrap();
+        let calls = [
+            call("exec", "CREATE TABLE u (x)"),
+            call("q", &sql),
+            call("exec", "INSERT INTO t VALUES (1, 'b')"),
+            call("q", &sql),
+            call("exec", "INSERT INTO t VALUES (1, 'c')"),
+            call("q", &sql),
+        ];
+        let ended: Vec<_> =
+            if one_batch { rig.batch(calls) } else { calls.into_iter().map(|call| rig.one(call)).collect() };
+        assert!(ended[0].is_ok() && ended[1].is_ok() && ended[2].is_err() && ended[3].is_ok(), "{ended:?}");
+        outcomes.push(ended);
+        costs.push(rig.machine.take_costs().iter().map(|(index, cost)| (*index, cost.sql_steps)).collect::<Vec<_>>());
+    }
+    assert_eq!(outcomes[0], outcomes[1]);
+    assert_eq!(costs[0], costs[1]);
 }
 
 #[test]

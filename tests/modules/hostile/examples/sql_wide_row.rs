@@ -1,4 +1,4 @@
-//! Tries: one row of 400 large columns. Outcome: refused as too large. As a query: it cannot write.
+//! Tries: one row of 1,999 large columns. Outcome: refused as too large. As a query: it cannot write.
 
 use guest_hostile::{Attack, Context, Failure, Store};
 
@@ -10,7 +10,7 @@ impl Attack for SqlWideRow {
     const NAME: &'static str = "sql_wide_row";
 
     fn attack(store: &dyn Store, _: &Context, _: &[u8]) -> Result<Vec<u8>, Failure> {
-        let columns: Vec<String> = (0..400).map(|number| format!("c{number}")).collect();
+        let columns: Vec<String> = (0..1999).map(|number| format!("c{number}")).collect();
         let values = vec!["zeroblob(50000)"; columns.len()];
         store.execute(&format!("CREATE TABLE wide ({})", columns.join(", ")), &[])?;
         store.execute(&format!("INSERT INTO wide VALUES ({})", values.join(", ")), &[])?;
