@@ -82,6 +82,8 @@ pub struct SqliteMachine {
     pub(crate) found: Option<EndReuse>,
     /// Kept states may be there that nobody needs.
     pub(crate) states_left: bool,
+    /// The last call was a reused instance's, and whether it ends so hangs on what the instance has grown into.
+    pub(crate) doubtful: bool,
     /// What calls took, where somebody wants to know.
     pub(crate) costs: Option<Vec<(Index, Cost)>>,
     /// Only ever in a benchmark.
@@ -157,6 +159,7 @@ pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReade
         fresh_through: 0,
         found: None,
         states_left: true,
+        doubtful: false,
         costs: None,
         undigested: false,
         published,
@@ -444,7 +447,15 @@ impl SqliteMachine {
                     Audit::Lost(rejection) => return self.cost_by_reuse(index, rejection),
                     Audit::None => {
                         reused = self.reuses(index) && self.instance.is_some();
-                        self.call(&ask, true)
+                        match self.call(&ask, true) {
+                            Err(Ended::Fault(fault)) => return Err(fault),
+                            _ if self.doubtful && self.undo()? => {
+                                reused = false;
+                                self.execute("SAVEPOINT _telegraft_entry")?;
+                                self.call(&ask, false)
+                            }
+                            result => result,
+                        }
                     }
                     Audit::Ran(digest) => {
                         let result = self.call(&ask, false);

@@ -5,6 +5,10 @@
 //!
 //! An entry at which a reused instance costs the transaction is audited too, wherever it stands: that it does is recorded
 //! only where a fresh one says so. Of such a run the outcome alone is compared.
+//!
+//! Where a reused instance dies (a trap, a budget), or comes near its fuel budget, that hangs on what it did before as well,
+//! and not for a lie: an honest interpreter's memory and fuel are history. There a fresh one runs the entry too, and its
+//! word counts.
 
 use bytes::Bytes;
 use telegraft_node::ports::{MachineFault, Outcome, Rejection};
@@ -30,6 +34,12 @@ pub(crate) enum Audit {
     Lost(Rejection),
 }
 
+/// The smallest fuel budget with which instances are reused. An honest module's fresh instance burns more than one that has
+/// been at work (an interpreter loads what it needs), and which replica has which hangs on when its process began. So where
+/// a reused instance burns more than half of the budget, a fresh one decides; and half of this is far more than what
+/// interpreters were seen to burn at their beginning (some millions).
+const REUSE_FUEL_MIN: u64 = 100_000_000;
+
 /// Whether a reused instance is compared with a fresh one at this entry: one of 64, spread so that no rhythm of requests
 /// evades it.
 fn is_audited(index: Index) -> bool {
@@ -39,7 +49,8 @@ fn is_audited(index: Index) -> bool {
 impl SqliteMachine {
     /// Whether this entry's call may go to the instance that is kept.
     pub(crate) fn reuses(&self, index: Index) -> bool {
-        index > self.fresh_through && self.now.active.as_ref().is_some_and(|active| active.reuse)
+        index > self.fresh_through
+            && self.now.active.as_ref().is_some_and(|active| active.reuse && active.limits.fuel >= REUSE_FUEL_MIN)
     }
 
     /// Where this entry is one of those that are run twice: runs it on the reused instance, if there is one, and undoes it.

@@ -23,6 +23,7 @@ impl SqliteMachine {
         let begun = self.costs.is_some().then(Instant::now);
         let kept = kept && self.reuses(self.now.meta.applied);
         let reused = if kept { self.instance.take() } else { None };
+        let was_reused = reused.is_some();
         let guest = match reused {
             Some(guest) => guest,
             None => Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None)?,
@@ -35,6 +36,8 @@ impl SqliteMachine {
         if let (Some(begun), Some((_, cost))) = (begun, self.costs.as_mut().and_then(|costs| costs.last_mut())) {
             cost.time = begun.elapsed();
         }
+        // What it has grown into says how much it still takes to come to an end, or to its budgets.
+        self.doubtful = was_reused && (guest.is_dead() || guest.fuel_used() > limits.fuel / 2);
         if kept && !guest.is_dead() {
             self.instance = Some(guest);
         }

@@ -32,6 +32,23 @@ const WHERE_IT_IS_FRESH: &str =
     "(if (i32.and (i32.eq (local.get $letter) (i32.const 122)) (i64.ne (global.get $calls) (i64.const 1)))
        (then (return (call $ok (i32.const 0) (i32.const 0)))))";
 
+/// Method z burns some 70 million units of fuel, and twice as many at an instance's first call, as an interpreter does that
+/// loads at first what it needs.
+const HEAVIER_WHEN_FRESH: &str = "(if (i32.eq (local.get $letter) (i32.const 122))
+       (then
+         (local.set $value (i32.const 12000000))
+         (if (i64.eq (global.get $calls) (i64.const 1)) (then (local.set $value (i32.const 24000000))))
+         (loop $burn
+           (local.set $value (i32.sub (local.get $value) (i32.const 1)))
+           (br_if $burn (local.get $value)))
+         (return (call $ok (i32.const 0) (i32.const 0)))))";
+
+/// Method z traps in an instance that has had four calls, as one does whose memory has grown full.
+const WORN_OUT: &str = "(if (i32.eq (local.get $letter) (i32.const 122))
+       (then
+         (if (i64.gt_s (global.get $calls) (i64.const 4)) (then (unreachable)))
+         (return (call $ok (i32.const 0) (i32.const 0)))))";
+
 fn lying(call_text: &'static str) -> Vec<u8> {
     Probe { call_text, ..PROBE }.build()
 }
@@ -206,4 +223,35 @@ fn an_honest_module_is_not_suspected_for_costing_the_transaction() {
         assert!(outcomes[1].is_err(), "{outcomes:?}");
     }
     assert_eq!(wishes(&mut rig), []);
+}
+
+/// Which replica's instance has been at work hangs on when its process began, so it must decide nothing.
+#[test]
+fn a_reused_instance_that_dies_or_comes_near_its_budget_does_not_decide() {
+    for (text, fuel, ends) in [
+        (HEAVIER_WHEN_FRESH, 100_000_000, Some(Code::Aborted)),
+        (HEAVIER_WHEN_FRESH, 1_000_000_000, None),
+        (HEAVIER_WHEN_FRESH, 80_000_000, Some(Code::Aborted)),
+        (WORN_OUT, 100_000_000, None),
+    ] {
+        let module = lying(text);
+        let mut warm = rig(&module, true);
+        warm.one(set(Limits { fuel, ..Limits::default() })).unwrap();
+        for i in 0..8 {
+            warm.one(call("exec", format!("INSERT INTO t VALUES ({}, 'v{i}')", 10 + i))).unwrap();
+        }
+        let mut cold = rig(&module, true);
+        cold.one(set(Limits { fuel, ..Limits::default() })).unwrap();
+        for i in 0..8 {
+            cold.one(call("exec", format!("INSERT INTO t VALUES ({}, 'v{i}')", 10 + i))).unwrap();
+        }
+        let mut cold = cold.reopen();
+        for _ in 0..3 {
+            let (one, other) = (warm.one(call("z", "")), cold.one(call("z", "")));
+            assert_eq!(one, other, "fuel {fuel}");
+            assert_eq!(code(&one), ends, "{one:?}");
+        }
+        assert_eq!(warm.reader.effect_digest(), cold.reader.effect_digest());
+        assert!(wishes(&mut warm).is_empty(), "an honest module is not suspected");
+    }
 }
