@@ -75,15 +75,17 @@ pub struct SqliteMachine {
     /// Why it stands still.
     pub(crate) halted: Option<String>,
     /// Entries at which a reused instance cost the transaction, with the digest of how: a fresh one is to run them.
-    pub(crate) costly: BTreeMap<Index, EffectDigest>,
+    pub(crate) costly: BTreeMap<Index, Option<EffectDigest>>,
     /// Through this entry no instance is reused.
     pub(crate) fresh_through: Index,
     /// The newest entry at which a reused instance was found to do something else than a fresh one.
     pub(crate) found: Option<EndReuse>,
     /// Kept states may be there that nobody needs.
     pub(crate) states_left: bool,
-    /// The last call was a reused instance's, and whether it ends so hangs on what the instance has grown into.
-    pub(crate) doubtful: bool,
+    /// The last call was a reused instance's that came near its fuel budget or had no room to grow, or that died: whether it
+    /// ends so hangs on what the instance has grown into.
+    pub(crate) worn: bool,
+    pub(crate) died: bool,
     /// What calls took, where somebody wants to know.
     pub(crate) costs: Option<Vec<(Index, Cost)>>,
     /// Only ever in a benchmark.
@@ -159,7 +161,8 @@ pub fn open(sandbox: Sandbox, dir: &Path) -> Result<(SqliteMachine, MachineReade
         fresh_through: 0,
         found: None,
         states_left: true,
-        doubtful: false,
+        worn: false,
+        died: false,
         costs: None,
         undigested: false,
         published,
@@ -449,7 +452,7 @@ impl SqliteMachine {
                         reused = self.reuses(index) && self.instance.is_some();
                         match self.call(&ask, true) {
                             Err(Ended::Fault(fault)) => return Err(fault),
-                            _ if self.doubtful && self.undo()? => {
+                            _ if (self.worn || self.died) && self.undo()? => {
                                 reused = false;
                                 self.execute("SAVEPOINT _telegraft_entry")?;
                                 self.call(&ask, false)

@@ -8,7 +8,7 @@
 //!
 //! Where a reused instance dies (a trap, a budget), or comes near its fuel budget, that hangs on what it did before as well,
 //! and not for a lie: an honest interpreter's memory and fuel are history. There a fresh one runs the entry too, and its
-//! word counts.
+//! word counts, and the two are not compared.
 
 use bytes::Bytes;
 use telegraft_node::ports::{MachineFault, Outcome, Rejection};
@@ -59,7 +59,7 @@ impl SqliteMachine {
             return Ok(Audit::None);
         }
         if let Some(digest) = self.costly.get(&index) {
-            return Ok(Audit::Ran(Some(*digest)));
+            return Ok(Audit::Ran(*digest));
         }
         if !is_audited(index) {
             return Ok(Audit::None);
@@ -77,7 +77,7 @@ impl SqliteMachine {
         let digest = self.effects_so_far(&outcome)?;
         if self.undo()? {
             self.execute("SAVEPOINT _telegraft_entry")?;
-            return Ok(Audit::Ran(Some(digest)));
+            return Ok(Audit::Ran((!self.worn && !self.died).then_some(digest)));
         }
         outcome.err().map(Audit::Lost).ok_or_else(|| {
             MachineFault("a call ended well and its transaction is gone: this is a defect of Telegraft".to_owned())
@@ -87,7 +87,8 @@ impl SqliteMachine {
     /// The transaction is gone by a reused instance's run of this entry, which ended so: it is to be run by a fresh one.
     pub(crate) fn cost_by_reuse(&mut self, index: Index, rejection: Rejection) -> Result<Applied, MachineFault> {
         let digest = self.effects_so_far(&Err(rejection))?;
-        self.costly.insert(index, digest);
+        // What costs the transaction kills the instance, so that says nothing here.
+        self.costly.insert(index, (!self.worn).then_some(digest));
         Ok(Applied::LostByReuse)
     }
 

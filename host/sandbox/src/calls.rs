@@ -20,6 +20,7 @@ impl SqliteMachine {
         let Some(active) = self.now.active.clone() else {
             return Err(no_module().into());
         };
+        (self.worn, self.died) = (false, false);
         let begun = self.costs.is_some().then(Instant::now);
         let kept = kept && self.reuses(self.now.meta.applied);
         let reused = if kept { self.instance.take() } else { None };
@@ -36,8 +37,8 @@ impl SqliteMachine {
         if let (Some(begun), Some((_, cost))) = (begun, self.costs.as_mut().and_then(|costs| costs.last_mut())) {
             cost.time = begun.elapsed();
         }
-        // What it has grown into says how much it still takes to come to an end, or to its budgets.
-        self.doubtful = was_reused && (guest.is_dead() || guest.fuel_used() > limits.fuel / 2);
+        self.worn = was_reused && (guest.fuel_used() > limits.fuel / 2 || guest.was_refused_growth());
+        self.died = was_reused && guest.is_dead();
         if kept && !guest.is_dead() {
             self.instance = Some(guest);
         }

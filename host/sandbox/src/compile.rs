@@ -130,6 +130,16 @@ impl<T: Clone> Claim<T> {
     }
 }
 
+impl<T: Clone> Claim<T> {
+    /// What another thread made of the module meanwhile.
+    pub(crate) fn made_by_another(&self) -> Option<T> {
+        match &*locked(&self.0.state) {
+            State::Done(outcome) => Some(outcome.clone()),
+            State::Claimed(_) => None,
+        }
+    }
+}
+
 impl<T: Clone> Drop for Claim<T> {
     fn drop(&mut self) {
         let mut state = locked(&self.0.state);

@@ -365,6 +365,7 @@ impl Database {
                 return Err(self.classify(e));
             }
         }
+        self.bound_values(VALUE_BYTES_HOST);
         let resized = if ddl {
             self.schema_changed = true;
             let tables = self.policy.resized();
@@ -392,6 +393,7 @@ impl Database {
         let mut outcome = Ok(());
         // From here to `end_steps` the count runs. It begins at zero: it was reset when it was read the last time.
         let changed_before = self.conn.total_changes();
+        self.bound_values(self.value_bytes);
         self.policy.begin_steps(self.steps_left);
         let mut failed = None;
         {
@@ -413,6 +415,7 @@ impl Database {
             }
         }
         let charged = self.policy.end_steps();
+        self.bound_values(VALUE_BYTES_HOST);
         let steps = i64::from(statement.reset_status(StatementStatus::VmStep)).saturating_add(charged);
         if ddl {
             statement.discard();
@@ -528,7 +531,6 @@ fn sizes(
 ) -> Result<Option<Vec<Option<i64>>>, MachineFault> {
     let mode = policy.mode();
     policy.set_mode(Mode::Host);
-    let value_bytes = conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_HOST);
     let mut measure = || -> rusqlite::Result<Option<Vec<Option<i64>>>> {
         let mut sizes = Vec::with_capacity(tables.len());
         for (table, _) in tables {
@@ -543,8 +545,6 @@ fn sizes(
     };
     let sizes = measure();
     policy.set_mode(mode);
-    // Cannot fail: the limit's number is known.
-    let _ = value_bytes.and_then(|value_bytes| conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, value_bytes));
     sizes.map_err(|e| fault("cannot measure a table", &e))
 }
 

@@ -81,6 +81,8 @@ pub(crate) struct GuestState {
     /// Why the host ended the call, when it did.
     pub ended: Option<Ended>,
     pub log_lines: u32,
+    /// Memory or a table could not grow, which the guest was told.
+    pub refused_growth: bool,
     /// Bytes that the running call has handed to the host.
     pub bytes_taken: usize,
     /// For the guest's log lines.
@@ -104,6 +106,7 @@ impl ResourceLimiter for GuestState {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|max| desired > max) {
             // The module's own declaration; the guest sees -1, on every host.
+            self.refused_growth = true;
             return Ok(false);
         }
         let used = self.memory_used.saturating_add((desired.saturating_sub(current)) as u64);
@@ -120,13 +123,16 @@ impl ResourceLimiter for GuestState {
         // Within the budget and within the type, so it is the operating system that said no; or beyond what the memory's
         // type can express, which is the same everywhere and is reported before `memory_growing` is asked.
         if error.to_string().contains("memory type's limits") {
+            self.refused_growth = true;
             return Ok(());
         }
         Err(self.end(Ended::Fault(MachineFault(format!("this host could not give a guest memory: {error:#}")))))
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS_MAX && maximum.is_none_or(|max| desired <= max))
+        let grows = desired <= TABLE_ELEMENTS_MAX && maximum.is_none_or(|max| desired <= max);
+        self.refused_growth |= !grows;
+        Ok(grows)
     }
 
     fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -181,8 +187,16 @@ impl Guest {
         fuel: Option<u64>,
     ) -> Result<Guest, Ended> {
         let Prepared { pre, indices, .. } = prepared;
-        let state =
-            GuestState { database: None, limits, ended: None, log_lines: 0, bytes_taken: 0, module, memory_used: 0 };
+        let state = GuestState {
+            database: None,
+            limits,
+            ended: None,
+            log_lines: 0,
+            refused_growth: false,
+            bytes_taken: 0,
+            module,
+            memory_used: 0,
+        };
         let mut store = Store::new(pre.engine(), state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
@@ -209,6 +223,11 @@ impl Guest {
     /// Whether the instance must not be called again.
     pub(crate) fn is_dead(&self) -> bool {
         self.dead
+    }
+
+    /// Whether memory or a table could not grow in the last call, which the guest is told and may take as it likes.
+    pub(crate) fn was_refused_growth(&self) -> bool {
+        self.store.data().refused_growth
     }
 
     /// Fuel that the last call burnt.
@@ -268,6 +287,7 @@ impl Guest {
         state.ended = None;
         state.log_lines = 0;
         state.bytes_taken = 0;
+        state.refused_growth = false;
         let fuel = state.limits.fuel;
         // Set here, after instantiation, whose cost is no part of the budget.
         if let Err(error) = self.store.set_fuel(fuel) {

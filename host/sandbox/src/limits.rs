@@ -3,10 +3,10 @@
 
 use telegraft_proto::internal;
 
-use crate::catalog::MODULE_BYTES_MAX;
+use crate::{catalog::MODULE_BYTES_MAX, database::SQL_BYTES_MAX};
 
-/// Budgets of one guest call, and of the data. A field that is 0 takes its default; a field above its maximum is cut to it, so that every
-/// replica ends at the same figures whatever was asked for.
+/// Budgets of one guest call, and of the data. A field that is 0 takes its default; a field above its maximum is cut to it, one below its
+/// minimum raised, so that every replica ends at the same figures whatever was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Wasm fuel of one call; roughly one unit an instruction. Instantiation is not metered.
@@ -57,6 +57,20 @@ impl Limits {
         module_bytes: MODULE_BYTES_MAX,
     };
 
+    /// What no machine can go below. A default value in a table's definition may be as long as a statement's text, and SQLite
+    /// writes it down while statements run, within the largest value: where it cannot, it says that memory has run out.
+    pub const MIN: Limits = Limits {
+        fuel: 1,
+        memory_bytes: 1,
+        sql_steps: 1,
+        rows: 1,
+        result_bytes: 1,
+        reply_bytes: 1,
+        value_bytes: SQL_BYTES_MAX as u64,
+        database_bytes: 1,
+        module_bytes: 1,
+    };
+
     /// The names of the fields, as people write them, with their values, in the order of the fields.
     #[must_use]
     pub fn named(&self) -> [(&'static str, u64); 9] {
@@ -99,13 +113,14 @@ impl Limits {
         }
     }
 
-    /// These limits, with `others` where a field is 0, and maxima enforced.
+    /// These limits, with `others` where a field is 0, and minima and maxima enforced.
     #[must_use]
     pub fn or(self, others: Limits) -> Limits {
-        self.zip(others, |asked, other| if asked == 0 { other } else { asked }).zip(Limits::MAX, u64::min)
+        let all = self.zip(others, |asked, other| if asked == 0 { other } else { asked });
+        all.zip(Limits::MAX, u64::min).zip(Limits::MIN, u64::max)
     }
 
-    /// These limits with defaults filled in and maxima enforced.
+    /// These limits with defaults filled in and minima and maxima enforced.
     #[must_use]
     pub fn effective(self) -> Limits {
         self.or(Limits::DEFAULT)
@@ -163,6 +178,8 @@ mod tests {
         assert_eq!(got.fuel, Limits::MAX.fuel);
         assert_eq!(got.memory_bytes, 1);
         assert_eq!(got.rows, Limits::DEFAULT.rows);
+        let small = Limits::from(&internal::Limits { value_bytes: 1, ..Default::default() }).effective();
+        assert_eq!(small.value_bytes, Limits::MIN.value_bytes);
         let later = Limits::from(&internal::Limits { rows: 7, ..Default::default() }).or(got);
         assert_eq!((later.fuel, later.memory_bytes, later.rows), (Limits::MAX.fuel, 1, 7));
     }

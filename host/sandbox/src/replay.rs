@@ -8,7 +8,7 @@
 //!
 //! # How often an entry can run
 //!
-//! Five times, besides its audit, whatever a module does: (1) as it comes; (2) where a reused instance cost the transaction
+//! Five times, besides its audit and a fresh run in the place of a reused one that died, whatever a module does: (1) as it comes; (2) where a reused instance cost the transaction
 //! later on, in the replay before a fresh one says whether that entry does; (3) where it does, in the replay before that is
 //! recorded; (4) by a fresh instance, where one of these replays came to something else; (5) where a fresh one cost the
 //! transaction after that, in a last replay. Fresh instances must come to the same each time, or the host is at fault. Each of

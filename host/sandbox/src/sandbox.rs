@@ -275,13 +275,14 @@ impl Prepared {
     }
 }
 
-/// The outcome, remembered; but not where the bytes did not decide it: the next who asks tries again.
+/// The outcome, remembered; but not where the bytes did not decide it: then another's counts, if there is one,
+/// and the next who asks tries again.
 fn kept(
     claim: Claim<Result<Prepared, BadModule>>,
     outcome: Result<Prepared, BadModule>,
 ) -> Result<Prepared, BadModule> {
     match outcome {
-        Err(BadModule::NotChecked(_)) => outcome,
+        Err(BadModule::NotChecked(_)) => claim.made_by_another().unwrap_or(outcome),
         outcome => claim.fill(outcome),
     }
 }

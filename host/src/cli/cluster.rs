@@ -73,6 +73,8 @@ impl LocalHost {
 pub struct LocalCluster {
     /// One for each host, by rising id.
     pub hosts: Vec<LocalHost>,
+    /// Held as long as the folder is ours.
+    _lock: fs::File,
 }
 
 impl LocalCluster {
@@ -80,11 +82,12 @@ impl LocalCluster {
     ///
     /// # Errors
     ///
-    /// If the folder holds a cluster of another size, a setting of the surroundings is wrong, or a file cannot be written.
+    /// If another process runs a cluster there, the folder holds a cluster of another size, a setting of the surroundings is wrong, or a file cannot be written.
     pub fn prepare(folder: &Path, ports: &[Ports]) -> Result<Self, Failure> {
         let folder = std::path::absolute(folder)
             .map_err(|error| Failure::usage(format!("{} is no usable folder: {error}", folder.display())))?;
         refuse_another_size(&folder, ports.len())?;
+        let lock = lock(&folder)?;
         let base = settings_of_surroundings()?;
         let listen = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let addresses: Vec<HostAddress> = (1..)
@@ -112,7 +115,7 @@ impl LocalCluster {
                 .map_err(|error| Failure::usage(format!("{} cannot be written: {error}", config.display())))?;
             hosts.push(LocalHost { id, settings, config, log, child: None });
         }
-        Ok(Self { hosts })
+        Ok(Self { hosts, _lock: lock })
     }
 
     /// Starts every host that does not run.
@@ -329,6 +332,23 @@ fn refuse_another_size(folder: &Path, wanted: usize) -> Result<(), Failure> {
     )))
 }
 
+/// Makes the folder ours, before anything in it is written: the files of hosts that run are not for another to change.
+fn lock(folder: &Path) -> Result<fs::File, Failure> {
+    let path = folder.join("cluster.lock");
+    let file = fs::create_dir_all(folder).and_then(|()| fs::File::create(&path));
+    let file = file.map_err(|error| Failure::usage(format!("{} cannot be written: {error}", path.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Failure::usage(format!(
+            "another process runs a cluster in {}\n  what to do: stop it, or name another folder with --data (and other ports with --base-port)",
+            folder.display()
+        ))),
+        Err(fs::TryLockError::Error(error)) => {
+            Err(Failure::usage(format!("{} cannot be locked: {error}", path.display())))
+        }
+    }
+}
+
 /// Defaults, and what the surroundings say about settings that all hosts share.
 fn settings_of_surroundings() -> Result<Settings, Failure> {
     let mut sources = Sources::of_process(None);
@@ -432,6 +452,18 @@ mod tests {
         assert!(refuse_another_size(folder.path(), 3).is_ok());
         let failure = refuse_another_size(folder.path(), 5).unwrap_err();
         assert!(failure.message.contains("--hosts 3"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = LocalCluster::prepare(folder.path(), &free_ports(1).unwrap()).unwrap();
+        let config = fs::read(&cluster.hosts[0].config).unwrap();
+        let failure = LocalCluster::prepare(folder.path(), &free_ports(1).unwrap()).err().unwrap();
+        assert!(failure.message.contains("another process runs a cluster"), "{}", failure.message);
+        assert_eq!(fs::read(&cluster.hosts[0].config).unwrap(), config);
+        drop(cluster);
+        assert!(LocalCluster::prepare(folder.path(), &free_ports(1).unwrap()).is_ok());
     }
 
     #[test]

@@ -61,17 +61,22 @@ impl Machines for MachinesService {
     }
 }
 
-/// Refuses a request that changes nothing, and budgets beyond what can be set: better said here than cut in silence.
+/// Refuses a request that changes nothing, and budgets beyond what can be set: better said here than mended in silence.
 fn check(asked: &Budgets) -> Result<(), Status> {
     if *asked == Budgets::default() {
         return Err(bad_call("no budget is given: set at least one to a value greater than 0"));
     }
-    let max = budgets(Limits::MAX);
+    let (min, max) = (budgets(Limits::MIN), budgets(Limits::MAX));
+    let bounds = fields(&min).into_iter().zip(fields(&max));
     let wrong: Vec<String> = fields(asked)
         .into_iter()
-        .zip(fields(&max))
-        .filter(|((_, asked), (_, most))| asked > most)
-        .map(|((name, asked), (_, most))| format!("{name} can be set to {most} at most, and {asked} was asked for"))
+        .zip(bounds)
+        .filter_map(|((name, asked), ((_, least), (_, most)))| match asked {
+            0 => None,
+            _ if asked > most => Some(format!("{name} can be set to {most} at most, and {asked} was asked for")),
+            _ if asked < least => Some(format!("{name} can be set to {least} at least, and {asked} was asked for")),
+            _ => None,
+        })
         .collect();
     if wrong.is_empty() { Ok(()) } else { Err(bad_call(wrong.join("; "))) }
 }
@@ -146,6 +151,8 @@ mod tests {
         assert!(refused.message().contains(&expected) && !refused.message().contains("rows"), "{refused:?}");
         assert!(check(&budgets(Limits::MAX)).is_ok());
         assert!(check(&Budgets::default()).is_err(), "nothing to change");
+        let refused = check(&Budgets { value_bytes: 1000, ..Budgets::default() }).unwrap_err();
+        assert!(refused.message().contains("value_bytes can be set to 262144 at least"), "{refused:?}");
     }
 
     #[test]

@@ -226,7 +226,7 @@ fn bounds(settings: &Settings, findings: &mut Findings) {
         ("machine.rows", machine.rows, 1, Limits::MAX.rows),
         ("machine.result_bytes", machine.result_bytes, 1, Limits::MAX.result_bytes),
         ("machine.reply_bytes", machine.reply_bytes, 1, Limits::MAX.reply_bytes),
-        ("machine.value_bytes", machine.value_bytes, 1, Limits::MAX.value_bytes),
+        ("machine.value_bytes", machine.value_bytes, Limits::MIN.value_bytes, Limits::MAX.value_bytes),
         ("machine.database_bytes", machine.database_bytes, 1, Limits::MAX.database_bytes),
         ("machine.module_bytes_max", machine.module_bytes_max, 1, MODULE_BYTES_MAX),
         ("machine.query_threads", machine.query_threads as u64, 1, 256),

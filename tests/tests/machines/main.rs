@@ -82,11 +82,14 @@ async fn limits_that_one_host_sets_hold_on_all_and_survive_a_restart() -> Result
     }
 
     let second = cluster.client(2)?;
-    let set = at(second, &["machine", "limits", "--set", "fuel=5_000_000", "--set", "value_bytes=64KiB"]).await?;
-    ensure!(set.code == 0 && set.stdout.contains("value_bytes is 64KiB") && set.stdout.contains("was 3MiB"), "{set:?}");
+    let set = at(second, &["machine", "limits", "--set", "fuel=5_000_000", "--set", "value_bytes=512KiB"]).await?;
+    ensure!(
+        set.code == 0 && set.stdout.contains("value_bytes is 512KiB") && set.stdout.contains("was 3MiB"),
+        "{set:?}"
+    );
     let expected = |limits: &MachineLimits| {
         let now = limits.budgets.unwrap_or_default();
-        (now.fuel, now.value_bytes, now.rows) == (5_000_000, 64 << 10, 100_000)
+        (now.fuel, now.value_bytes, now.rows) == (5_000_000, 512 << 10, 100_000)
     };
     cluster.wait_until_applied().await?;
     for host in cluster.clients() {
@@ -139,6 +142,7 @@ async fn what_is_no_budget_is_refused_and_nothing_changes() -> Result<()> {
         ("fuel=0", "greater than 0"),
         ("value_bytes=2MB", "MiB"),
         ("value_bytes=1000TiB", "at most"),
+        ("value_bytes=1KiB", "at least"),
     ] {
         let ran = at(&host, &["machine", "limits", "--set", text]).await?;
         ensure!(ran.code == 2 && ran.stderr.contains(word), "{text}: {ran:?}");
