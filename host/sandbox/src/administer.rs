@@ -21,7 +21,7 @@ use crate::{
     apply::SqliteMachine,
     catalog::{self, ModuleRecord, digest_at, sql},
     effects::EffectDigest,
-    guest::{Ask, Ended, Guest, rejection},
+    guest::{Ask, Ended, rejection},
     history::{self, Happened},
     kept,
     limits::Limits,
@@ -94,8 +94,7 @@ impl SqliteMachine {
         // Before the init, which may see them.
         catalog::set_limits(conn, &limits)?;
         if init {
-            let guest = Guest::instantiate(&active.prepared, limits, Arc::clone(&active.label), None)?;
-            let (_, answer) = self.ask(guest, &limits, &Ask::Init { from_schema: last });
+            let answer = self.ask_fresh(&active, &limits, &Ask::Init { from_schema: last });
             answer.map_err(|ended| within(ended, &format!("the init of module {} failed", active.label)))?;
         }
         let conn = self.conn()?;
@@ -243,8 +242,7 @@ impl SqliteMachine {
             return Err(rejection(Code::FailedPrecondition, message).into());
         }
         let limits = self.limits();
-        let guest = Guest::instantiate(&current.prepared, limits, Arc::clone(&current.label), None)?;
-        let (_, answer) = self.ask(guest, &limits, &Ask::Downgrade { to_schema: to.schema });
+        let answer = self.ask_fresh(current, &limits, &Ask::Downgrade { to_schema: to.schema });
         answer.map_err(|ended| within(ended, &format!("the downgrade by module {} failed", current.label)))?;
         Ok(catalog::set_layout(self.conn()?, &to.name, Some(to.schema))?)
     }

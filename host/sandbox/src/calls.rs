@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use telegraft_node::ports::{Code, Rejection};
+use telegraft_node::ports::{Code, MachineFault, Rejection};
 use telegraft_raft::defects::{self, Defect};
 
 use crate::{
+    active::ActiveModule,
     apply::SqliteMachine,
     guest::{Ask, Context, Cost, Ended, Guest, rejection},
     limits::Limits,
@@ -23,17 +24,26 @@ impl SqliteMachine {
         (self.worn, self.died) = (false, false);
         let begun = self.costs.is_some().then(Instant::now);
         let kept = kept && self.reuses(self.now.meta.applied);
-        let reused = if kept { self.instance.take() } else { None };
+        let mut reused = if kept { self.instance.take() } else { None };
         let was_reused = reused.is_some();
-        let guest = match reused {
-            Some(guest) => guest,
-            None => Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None)?,
-        };
         let mut limits = active.limits;
         if defects::active(Defect::NondeterministicGuest) {
             limits.sql_steps = self.own_budget();
         }
-        let (guest, answer) = self.ask(guest, &limits, ask);
+        let mut careful = false;
+        let (guest, answer) = loop {
+            let guest = match reused.take() {
+                Some(guest) => guest,
+                None => Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None)?,
+            };
+            let asked = self.ask(guest, &limits, ask, careful);
+            careful = self.database()?.wants_care();
+            // A reused instance has died of it, and a fresh one is to decide.
+            if !careful || was_reused {
+                break asked;
+            }
+            self.rewind("_telegraft_entry")?;
+        };
         if let (Some(begun), Some((_, cost))) = (begun, self.costs.as_mut().and_then(|costs| costs.last_mut())) {
             cost.time = begun.elapsed();
         }
@@ -45,14 +55,49 @@ impl SqliteMachine {
         answer
     }
 
-    /// One call with the database lent.
-    pub(crate) fn ask(&mut self, mut guest: Guest, limits: &Limits, ask: &Ask<'_>) -> (Guest, Result<Bytes, Ended>) {
+    /// Asks a fresh instance of this module, within the open entry.
+    pub(crate) fn ask_fresh(&mut self, module: &ActiveModule, limits: &Limits, ask: &Ask<'_>) -> Result<Bytes, Ended> {
+        self.execute("SAVEPOINT _telegraft_ask")?;
+        let mut careful = false;
+        let answer = loop {
+            let guest = Guest::instantiate(&module.prepared, *limits, Arc::clone(&module.label), None)?;
+            let (_, answer) = self.ask(guest, limits, ask, careful);
+            careful = self.database()?.wants_care();
+            if !careful {
+                break answer;
+            }
+            self.rewind("_telegraft_ask")?;
+        };
+        // Some errors have taken the whole transaction with them.
+        if !self.conn()?.is_autocommit() {
+            self.execute("RELEASE _telegraft_ask")?;
+        }
+        answer
+    }
+
+    /// The open call is to begin again: what it has done since this savepoint is undone.
+    fn rewind(&mut self, savepoint: &str) -> Result<(), MachineFault> {
+        let effects = self.database()?.effects();
+        effects.forget();
+        effects.take_tables();
+        self.execute(&format!("ROLLBACK TO {savepoint}"))?;
+        self.database()?.after_undo(false)
+    }
+
+    /// One call with the database lent. `careful`: it begins again, with statements that can be taken back.
+    fn ask(
+        &mut self,
+        mut guest: Guest,
+        limits: &Limits,
+        ask: &Ask<'_>,
+        careful: bool,
+    ) -> (Guest, Result<Bytes, Ended>) {
         let Some(mut database) = self.database.take() else {
             return (guest, Err(database_lost().into()));
         };
         let begun = self.costs.is_some().then(Instant::now);
         let context = context(&self.now.meta);
-        database.enter_guest(limits, &context);
+        database.enter_guest(limits, &context, careful);
         let (database, answer) = guest.ask(database, context, ask);
         self.database = database;
         let Some(database) = &mut self.database else {

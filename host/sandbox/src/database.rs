@@ -1,31 +1,26 @@
-//! One SQLite connection: how it is opened, and how a guest's statement runs on it. Owns the pragmas and the step budget.
+//! One SQLite connection: how it is opened, and lent to a guest. Owns the pragmas and what is known of the schema; how a
+//! guest's statement runs is told in [`crate::statement`].
 //!
 //! WAL with `synchronous=NORMAL`: a power loss may lose the newest commits but never the integrity, and what it loses the
 //! log still has: the applied index goes back together with the data, and the node applies those entries again.
 //! (<https://www.sqlite.org/pragma.html#pragma_synchronous>)
 //!
-//! The step budget is counted exactly: a statement's VM step counter is reset before it runs and read after it. For the
-//! count to be the same on every replica a statement must never be compiled again in the middle of its run, so statements
-//! are dropped from the cache after every change of the schema, and the schema is loaded again after every rollback in a
-//! transaction that has changed it (SQLite then forgets it whole), outside the count.
-//!
-//! The largest value that a guest may have bounds its statements' runs alone, not their compilation: SQLite takes a default
-//! value or a message that it cannot write down for a lack of memory.
+//! For the count of steps to be the same on every replica a statement must never be compiled again in the middle of its
+//! run, so statements are dropped from the cache after every change of the schema, and the schema is loaded again after
+//! every rollback in a transaction that has changed it (SQLite then forgets it whole), outside the count.
 
 use std::{fs::File, path::Path, sync::Arc};
 
-use rusqlite::{
-    Connection, Error as SqlError, ErrorCode, OpenFlags, StatementStatus, config::DbConfig, ffi, limits::Limit,
-};
-use telegraft_node::ports::{Code, MachineFault};
+use rusqlite::{Connection, Error as SqlError, OpenFlags, config::DbConfig, ffi, limits::Limit};
+use telegraft_node::ports::MachineFault;
 
 use crate::{
-    effects::{Effects, table_size},
-    errors::{SqlEnd, fault, is_guests, over},
-    guest::{Context, bindings::telegraft::machine::store, rejection},
+    effects::Effects,
+    errors::fault,
+    guest::Context,
+    keys::Keys,
     limits::Limits,
-    policy::{self, Mode, Policy, SAME_NAMES},
-    rows::{Collected, Sink, SteppedOver},
+    policy::{self, Mode, Policy},
     snapshot::{file_fault, sync_dir, with_suffix},
     temporary,
 };
@@ -37,16 +32,13 @@ const STATEMENTS_CACHED: usize = 256;
 pub(crate) const SQL_BYTES_MAX: i32 = 256 << 10;
 
 /// Statements with a longer text are not kept compiled: 256 of the longest would take gigabytes.
-const SQL_BYTES_CACHED_MAX: usize = 16 << 10;
+pub(crate) const SQL_BYTES_CACHED_MAX: usize = 16 << 10;
 
 /// Arguments of one function call: several functions put all of them together before they look at the size of the result.
-const FUNCTION_ARGUMENTS_MAX: i32 = 32;
+pub(crate) const FUNCTION_ARGUMENTS_MAX: i32 = 32;
 
 /// SQLite's own maximum for a value, which holds for the host.
-const VALUE_BYTES_HOST: i32 = 1_000_000_000;
-
-/// One step of the budget for so many bytes of statement text, whether it is compiled or comes from the cache.
-const TEXT_BYTES_PER_STEP: usize = 8;
+pub(crate) const VALUE_BYTES_HOST: i32 = 1_000_000_000;
 
 /// Page cache of the writing connection, KiB. Decides results: a sort of a command's has as much memory before it writes to
 /// temporary files, which costs steps.
@@ -57,18 +49,33 @@ const CACHE_KIB_READER: i32 = 8 << 10;
 
 /// A connection with its hooks.
 pub(crate) struct Database {
-    conn: Connection,
-    policy: Arc<Policy>,
+    pub(crate) conn: Connection,
+    pub(crate) policy: Arc<Policy>,
     /// Of the guest call that is running.
-    limits: Limits,
-    steps_left: i64,
+    pub(crate) limits: Limits,
+    pub(crate) steps_left: i64,
     /// Largest value of the guest's, bytes.
-    value_bytes: i32,
-    writable: bool,
+    pub(crate) value_bytes: i32,
+    /// The running call's statements can each be taken back ([`crate::statement`]).
+    pub(crate) careful: bool,
+    /// The running call is to begin again so.
+    pub(crate) wants_care: bool,
+    pub(crate) writable: bool,
     /// By the open transaction.
-    schema_changed: bool,
+    pub(crate) schema_changed: bool,
     /// SQLite's number for the schema that was seen last; only on a connection that reads.
     schema_version: i64,
+    /// What was found out about the schema as it is now.
+    pub(crate) schema: Schema,
+}
+
+/// What is known of a schema, each found out when it is first needed.
+#[derive(Default)]
+pub(crate) struct Schema {
+    /// Bytes of its longest definition.
+    pub(crate) definition_bytes: Option<usize>,
+    /// What the keys of its indexes are.
+    pub(crate) keys: Option<Arc<Keys>>,
 }
 
 impl Database {
@@ -130,8 +137,19 @@ impl Database {
         conn.set_limit(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1000)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
         let limits = Limits::DEFAULT;
-        let (steps_left, value_bytes, schema_changed, schema_version) = (0, VALUE_BYTES_HOST, false, -1);
-        Ok(Database { conn, policy, limits, steps_left, value_bytes, writable, schema_changed, schema_version })
+        Ok(Database {
+            conn,
+            policy,
+            limits,
+            steps_left: 0,
+            value_bytes: VALUE_BYTES_HOST,
+            careful: false,
+            wants_care: false,
+            writable,
+            schema_changed: false,
+            schema_version: -1,
+            schema: Schema::default(),
+        })
     }
 
     /// Makes everything committed survive a power loss.
@@ -189,24 +207,31 @@ impl Database {
         &self.conn
     }
 
-    /// Lends the connection to a guest until [`Database::leave_guest`].
-    pub(crate) fn enter_guest(&mut self, limits: &Limits, context: &Context) {
+    /// Lends the connection to a guest until [`Database::leave_guest`]. `careful`: the call begins again, with statements that
+    /// can each be taken back.
+    pub(crate) fn enter_guest(&mut self, limits: &Limits, context: &Context, careful: bool) {
         self.policy.set_mode(if self.writable { Mode::Write } else { Mode::Read });
         self.limits = *limits;
         self.steps_left = i64::try_from(limits.sql_steps).unwrap_or(i64::MAX);
-        let value_bytes = i32::try_from(limits.value_bytes).unwrap_or(VALUE_BYTES_HOST);
-        if value_bytes != self.value_bytes {
-            // SQLite looks at the length of a literal when a statement is first run, and never again.
-            self.conn.flush_prepared_statement_cache();
-            self.value_bytes = value_bytes;
-        }
-        self.policy.meter.set_value_bytes(value_bytes);
+        self.value_bytes = i32::try_from(limits.value_bytes).unwrap_or(VALUE_BYTES_HOST);
+        self.careful = careful;
+        self.wants_care = false;
         self.policy.entry.begin(context.time_us, context.entropy);
     }
 
     pub(crate) fn leave_guest(&mut self) {
         self.policy.set_mode(Mode::Host);
-        self.policy.meter.set_value_bytes(VALUE_BYTES_HOST);
+    }
+
+    /// Whether the call that has ended is to begin again, with statements that can be taken back.
+    pub(crate) fn wants_care(&self) -> bool {
+        self.wants_care
+    }
+
+    /// No statement that knew the schema stays, and nothing that was known of it.
+    pub(crate) fn forget_schema(&mut self) {
+        self.conn.flush_prepared_statement_cache();
+        self.schema = Schema::default();
     }
 
     /// To be called at the beginning of a read: where the schema is another than before, no statement that knew the old one
@@ -216,14 +241,14 @@ impl Database {
             || self.conn.prepare_cached("PRAGMA schema_version -- _telegraft_")?.query_row([], |row| row.get(0));
         let version = version().map_err(|e| fault("cannot read the schema's version", &e))?;
         if version != self.schema_version {
-            self.conn.flush_prepared_statement_cache();
+            self.forget_schema();
             self.schema_version = version;
         }
         Ok(())
     }
 
-    /// Cannot fail: the limit's number is known.
-    fn bound_values(&self, bytes: i32) {
+    /// Bounds the length of values. Cannot fail: the limit's number is known.
+    pub(crate) fn bound_values(&self, bytes: i32) {
         let _ = self.conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, bytes);
     }
 
@@ -262,7 +287,7 @@ impl Database {
     pub(crate) fn after_undo(&mut self, whole_transaction: bool) -> Result<(), MachineFault> {
         if self.schema_changed || whole_transaction {
             self.schema_changed &= !whole_transaction;
-            self.conn.flush_prepared_statement_cache();
+            self.forget_schema();
             self.conn
                 .prepare("SELECT 1 FROM _telegraft_meta")
                 .map(drop)
@@ -274,7 +299,7 @@ impl Database {
     /// To be called when the host has replaced all of the guest's tables: no statement that knew the old ones stays.
     pub(crate) fn schema_replaced(&mut self) {
         self.schema_changed = true;
-        self.conn.flush_prepared_statement_cache();
+        self.forget_schema();
         self.policy.effects().saw_ddl(0);
     }
 
@@ -282,270 +307,6 @@ impl Database {
     pub(crate) fn after_commit(&mut self) {
         self.schema_changed = false;
     }
-
-    /// The WIT store's `execute`: the number of rows the statement changed, 0 where it changes none or is DDL. Rows that
-    /// it returns are stepped over.
-    pub(crate) fn execute(&mut self, sql: &str, params: &[store::Value]) -> Result<u64, SqlEnd> {
-        self.run(sql, params, &mut SteppedOver)
-    }
-
-    /// The WIT store's `query`.
-    pub(crate) fn query(&mut self, sql: &str, params: &[store::Value]) -> Result<store::Rows, SqlEnd> {
-        let mut collected = Collected::new(self.limits);
-        self.run(sql, params, &mut collected)?;
-        Ok(collected.rows)
-    }
-
-    /// Runs one statement to its end; the number of rows it changed.
-    fn run(&mut self, sql: &str, params: &[store::Value], sink: &mut impl Sink) -> Result<u64, SqlEnd> {
-        let ended = self.run_statement(sql, params, sink);
-        self.bound_values(VALUE_BYTES_HOST);
-        self.policy.effects().end_ddl();
-        if self.policy.compiling_cost() > 0 || sql.len() > SQL_BYTES_CACHED_MAX {
-            self.conn.flush_prepared_statement_cache();
-        }
-        ended
-    }
-
-    fn run_statement(&mut self, sql: &str, params: &[store::Value], sink: &mut impl Sink) -> Result<u64, SqlEnd> {
-        if let Some(why) = policy::refuse_text(sql) {
-            return Err(SqlEnd::Guest(store::Error::Denied(why.to_owned())));
-        }
-        self.steps_left = self.steps_left.saturating_sub(1 + (sql.len() / TEXT_BYTES_PER_STEP) as i64);
-        if self.steps_left < 0 {
-            return Err(self.over_steps());
-        }
-        self.policy.begin_prepare();
-        let mut statement = match self.conn.prepare_cached(sql) {
-            Ok(statement) => statement,
-            Err(e) => {
-                // SQLite's error may hide that its parts were too many already, but not what they cost.
-                self.steps_left = self.steps_left.saturating_sub_unsigned(self.policy.compiling_cost());
-                return Err(if self.steps_left < 0 { self.over_steps() } else { self.classify(e) });
-            }
-        };
-        self.steps_left = self.steps_left.saturating_sub_unsigned(self.policy.compiling_cost());
-        if self.steps_left < 0 {
-            return Err(self.over_steps());
-        }
-        let ddl = self.policy.saw_ddl();
-        if statement.is_explain() != 0 {
-            statement.discard();
-            return Err(SqlEnd::Guest(store::Error::Denied("EXPLAIN is not available to a module".to_owned())));
-        }
-        let read_only = statement.readonly();
-        if read_only && statement.column_count() == 0 {
-            statement.discard();
-            return Err(SqlEnd::Guest(store::Error::Invalid("the statement is empty".to_owned())));
-        }
-        if statement.parameter_count() != params.len() {
-            let message =
-                format!("the statement has {} parameters, {} were given", statement.parameter_count(), params.len());
-            if ddl {
-                // From the cache it would come back without the authorizer having seen it.
-                statement.discard();
-            }
-            return Err(SqlEnd::Guest(store::Error::Invalid(message)));
-        }
-        self.bound_values(self.value_bytes);
-        for (i, param) in params.iter().enumerate() {
-            let bound = match param {
-                store::Value::Null => statement.raw_bind_parameter(i + 1, rusqlite::types::Null),
-                store::Value::Integer(v) => statement.raw_bind_parameter(i + 1, v),
-                store::Value::Real(v) => statement.raw_bind_parameter(i + 1, v),
-                store::Value::Text(v) => statement.raw_bind_parameter(i + 1, v.as_str()),
-                store::Value::Blob(v) => statement.raw_bind_parameter(i + 1, v.as_slice()),
-            };
-            if let Err(e) = bound {
-                if ddl {
-                    statement.discard();
-                } else {
-                    drop(statement);
-                }
-                return Err(self.classify(e));
-            }
-        }
-        self.bound_values(VALUE_BYTES_HOST);
-        let resized = if ddl {
-            self.schema_changed = true;
-            let tables = self.policy.resized();
-            match sizes(&self.conn, &self.policy, &mut self.steps_left, &tables) {
-                Ok(Some(sizes)) => {
-                    self.policy.effects().begin_ddl(tables.iter().map(|(table, _)| table.clone()));
-                    Some((tables, sizes))
-                }
-                Ok(None) => {
-                    statement.discard();
-                    return Err(self.over_steps());
-                }
-                Err(fault) => return Err(SqlEnd::Ended(fault.into())),
-            }
-        } else {
-            None
-        };
-        let grown = self.policy.effects().grown();
-
-        // Six columns of one name are the fewest.
-        if statement.column_count() > 5 && policy::has_random_names(statement.column_names()) {
-            return Err(SqlEnd::Guest(store::Error::Invalid(SAME_NAMES.to_owned())));
-        }
-        sink.columns(&statement);
-        let mut outcome = Ok(());
-        // From here to `end_steps` the count runs. It begins at zero: it was reset when it was read the last time.
-        let changed_before = self.conn.total_changes();
-        self.bound_values(self.value_bytes);
-        self.policy.begin_steps(self.steps_left);
-        let mut failed = None;
-        {
-            let mut rows = statement.raw_query();
-            loop {
-                match rows.next() {
-                    Ok(Some(row)) => {
-                        outcome = sink.row(row);
-                        if outcome.is_err() {
-                            break;
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(e) => {
-                        failed = Some(e);
-                        break;
-                    }
-                }
-            }
-        }
-        let charged = self.policy.end_steps();
-        self.bound_values(VALUE_BYTES_HOST);
-        let steps = i64::from(statement.reset_status(StatementStatus::VmStep)).saturating_add(charged);
-        if ddl {
-            statement.discard();
-            self.conn.flush_prepared_statement_cache();
-        } else {
-            drop(statement);
-        }
-        if self.policy.took_rowid_max() {
-            let message = "the row id 9223372036854775807 is not available to a module";
-            return Err(SqlEnd::Ended(rejection(Code::Aborted, message).into()));
-        }
-        self.steps_left = self.steps_left.saturating_sub(steps);
-        if self.policy.meter.exhausted() {
-            return Err(self.over_steps());
-        }
-        if let Some(e) = failed {
-            let end = self.classify(e);
-            // Where SQLite took back what the statement had done, the hook is not told. It is so where nothing was counted. Where
-            // only triggers changed something it may be so or not: then the data are not taken for smaller.
-            let effects = self.policy.effects();
-            if self.conn.total_changes() == changed_before {
-                effects.set_grown(grown);
-            } else if self.conn.changes() == 0 {
-                effects.set_grown(grown.max(effects.grown()));
-            }
-            return Err(end);
-        }
-        if let Some((tables, before)) = resized {
-            let after = sizes(&self.conn, &self.policy, &mut self.steps_left, &tables);
-            let Some(after) = after.map_err(|fault| SqlEnd::Ended(fault.into()))? else {
-                return Err(self.over_steps());
-            };
-            let altered = tables.iter().zip(before.iter().zip(&after)).map(|((_, dropped), sizes)| match sizes {
-                // Renamed: neither more nor less.
-                (Some(_), None) if !dropped => 0,
-                (before, after) => after.unwrap_or(0).saturating_sub(before.unwrap_or(0)),
-            });
-            self.policy.effects().saw_ddl(altered.fold(0, i64::saturating_add));
-            let random = policy::tables_with_random_names(&self.policy, &self.conn, &tables);
-            if random.map_err(|e| SqlEnd::Ended(fault("cannot read the columns of a table", &e).into()))? {
-                return Err(SqlEnd::Ended(rejection(Code::Aborted, SAME_NAMES).into()));
-            }
-        }
-        if self.policy.effects().outgrown() {
-            return Err(self.over_data());
-        }
-        if self.steps_left < 0 {
-            return Err(self.over_steps());
-        }
-        outcome?;
-        // Statements that count nothing (DDL, REINDEX) leave the count of the one before.
-        let counted = !ddl && self.conn.total_changes() != changed_before;
-        Ok(if counted { self.conn.changes() } else { 0 })
-    }
-
-    fn over_data(&self) -> SqlEnd {
-        over(format!(
-            "the machine's data would outgrow its budget of {} bytes (database_bytes)",
-            self.limits.database_bytes
-        ))
-    }
-
-    fn over_steps(&self) -> SqlEnd {
-        over(format!("the call used up its SQL budget of {} steps", self.limits.sql_steps))
-    }
-
-    /// What an error of SQLite means for the guest's statement.
-    fn classify(&self, error: SqlError) -> SqlEnd {
-        if let Some(why) = self.policy.take_denied() {
-            return SqlEnd::Guest(store::Error::Denied(why));
-        }
-        let (code, message) = match &error {
-            SqlError::SqliteFailure(e, message) => (e.code, message.clone()),
-            SqlError::SqlInputError { error: e, msg, .. } => (e.code, Some(msg.clone())),
-            SqlError::MultipleStatement => {
-                return SqlEnd::Guest(store::Error::Invalid("one statement at a time".to_owned()));
-            }
-            SqlError::NulError(_) => {
-                return SqlEnd::Guest(store::Error::Invalid("the statement contains a NUL".to_owned()));
-            }
-            _ => return SqlEnd::Ended(fault("a module's statement failed", &error).into()),
-        };
-        let message = message.unwrap_or_else(|| format!("{code:?}"));
-        if code == ErrorCode::OperationInterrupted {
-            if self.policy.effects().outgrown() {
-                return self.over_data();
-            }
-            return self.over_steps();
-        }
-        if self.writable && self.conn.is_autocommit() && is_guests(code) {
-            let why = format!("the statement rolled the whole transaction back, which is the host's ({message})");
-            return SqlEnd::Ended(rejection(Code::Aborted, why).into());
-        }
-        SqlEnd::Guest(match code {
-            ErrorCode::ConstraintViolation => store::Error::Constraint(message),
-            ErrorCode::TooBig => store::Error::TooLarge(message),
-            ErrorCode::AuthorizationForStatementDenied => store::Error::Denied(message),
-            // On the writing connection it is the file system's word.
-            ErrorCode::ReadOnly if !self.writable => store::Error::Denied(message),
-            code if is_guests(code) => store::Error::Invalid(message),
-            _ => return SqlEnd::Ended(fault("a module's statement failed", &error).into()),
-        })
-    }
-}
-
-/// The logical bytes of each of these tables that is there. Every row is looked at, and charged for; `None` where the steps
-/// run out over it.
-fn sizes(
-    conn: &Connection,
-    policy: &Policy,
-    steps_left: &mut i64,
-    tables: &[(String, bool)],
-) -> Result<Option<Vec<Option<i64>>>, MachineFault> {
-    let mode = policy.mode();
-    policy.set_mode(Mode::Host);
-    let mut measure = || -> rusqlite::Result<Option<Vec<Option<i64>>>> {
-        let mut sizes = Vec::with_capacity(tables.len());
-        for (table, _) in tables {
-            let size = table_size(conn, table, *steps_left)?;
-            *steps_left = steps_left.saturating_sub(size.steps);
-            if *steps_left < 0 {
-                return Ok(None);
-            }
-            sizes.push(size.bytes);
-        }
-        Ok(Some(sizes))
-    };
-    let sizes = measure();
-    policy.set_mode(mode);
-    sizes.map_err(|e| fault("cannot measure a table", &e))
 }
 
 /// A name as SQL quotes it.

@@ -24,7 +24,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -33,8 +33,7 @@ use rusqlite::{Connection, hooks::PreUpdateCase, types::ValueRef};
 use telegraft_node::ports::Outcome;
 use telegraft_raft::Index;
 
-use crate::database::quote;
-use crate::errors::is_guests;
+use crate::{database::quote, errors::is_guests, keys::Keys};
 
 /// A digest of effects, or of all up to one entry.
 pub(crate) type EffectDigest = [u8; 32];
@@ -62,6 +61,15 @@ pub(crate) struct Effects {
     outgrown: AtomicBool,
 }
 
+/// Where an entry's effects are at one moment.
+pub(crate) struct SoFar {
+    /// Row changes that there were, those taken back among them: equal numbers say that nothing changed between.
+    pub rows_seen: u64,
+    /// Logical bytes.
+    grown: i64,
+    tables: Option<BTreeMap<String, TableChanges>>,
+}
+
 #[derive(Debug, Default)]
 struct Recorder {
     /// Whether a guest's statement runs.
@@ -78,6 +86,12 @@ struct Recorder {
     ddl: bool,
     /// Tables whose rows are counted otherwise.
     measured: Vec<String>,
+    /// Row changes that the hook has been told of, ever.
+    rows_seen: u64,
+    /// Those that the running statement's rows must keep to.
+    keys: Option<Arc<Keys>>,
+    /// Why a row of the statement's could not be written.
+    long_key: Option<String>,
     /// Kept only where somebody wants to know.
     tables: Option<BTreeMap<String, TableChanges>>,
 }
@@ -157,9 +171,44 @@ impl Effects {
         self.recorder().tables.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// What a statement that begins may have to be taken back to.
+    pub(crate) fn so_far(&self) -> SoFar {
+        let recorder = self.recorder();
+        SoFar { rows_seen: recorder.rows_seen, grown: recorder.grown, tables: recorder.tables.clone() }
+    }
+
+    /// A statement was taken back that had begun so, and did not change the schema.
+    pub(crate) fn back_to(&self, before: &SoFar) {
+        self.set_grown(before.grown);
+        let mut recorder = self.recorder();
+        recorder.tables.clone_from(&before.tables);
+        recorder.long_key = None;
+    }
+
+    /// The keys that the rows of the next statement must keep to, if their length is not bounded otherwise.
+    pub(crate) fn keep_to(&self, keys: Option<Arc<Keys>>) {
+        self.recorder().keys = keys;
+    }
+
+    /// Why a row could not be written, if one was too long for a key.
+    pub(crate) fn take_long_key(&self) -> Option<String> {
+        self.recorder().long_key.take()
+    }
+
     /// The hook.
     pub(crate) fn see(&self, table: &str, case: &PreUpdateCase) {
         let mut recorder = self.recorder();
+        recorder.rows_seen += 1;
+        if let Some(keys) = &recorder.keys
+            && recorder.long_key.is_none()
+        {
+            recorder.long_key = match case {
+                PreUpdateCase::Insert(new) | PreUpdateCase::Update { new_value_accessor: new, .. } => {
+                    keys.refuse(table, new.get_column_count(), |i| new.get_new_column_value(i))
+                }
+                PreUpdateCase::Delete(_) | PreUpdateCase::Unknown => None,
+            };
+        }
         if recorder.recording {
             recorder.see(table, case, &self.outgrown);
         }

@@ -13,7 +13,8 @@ pub struct Limits {
     pub fuel: u64,
     /// Linear memory of one instance, bytes. Growing beyond it ends the call.
     pub memory_bytes: u64,
-    /// SQLite virtual machine steps of one call, together with one step for each 8 bytes of statement text.
+    /// SQLite virtual machine steps of one call, each counted by the longest value that its statement meets, together with one
+    /// step for each 8 bytes of statement text.
     pub sql_steps: u64,
     /// Rows of one query result.
     pub rows: u64,
@@ -31,7 +32,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What holds where an activation names nothing: some seconds of work for one call, at the most.
+    /// What holds where an activation names nothing: a second of work for one call, or where it does nothing but what takes
+    /// SQLite longest, one or two minutes.
     pub const DEFAULT: Limits = Limits {
         fuel: 1_000_000_000,
         memory_bytes: 64 << 20,

@@ -80,6 +80,8 @@ pub(crate) struct Policy {
     resized: Mutex<Vec<(String, bool)>>,
     /// It is ALTER TABLE.
     alters: AtomicBool,
+    /// It makes an index, maybe with a table.
+    indexes: AtomicBool,
     /// A row took the largest row id.
     rowid_max: AtomicBool,
     /// Counts what the statement that runs costs.
@@ -108,6 +110,7 @@ impl Policy {
     pub(crate) fn begin_prepare(&self) {
         self.questions.store(0, Relaxed);
         self.alters.store(false, Relaxed);
+        self.indexes.store(false, Relaxed);
         if self.ddl.swap(false, Relaxed) {
             self.resized.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
@@ -136,16 +139,21 @@ impl Policy {
         self.ddl.load(Relaxed)
     }
 
+    /// Whether the last statement to be compiled is CREATE INDEX.
+    pub(crate) fn makes_index(&self) -> bool {
+        self.indexes.load(Relaxed) && self.resized.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// The tables that the last statement to be compiled makes, drops (then with true) or alters.
     pub(crate) fn resized(&self) -> Vec<(String, bool)> {
         self.resized.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A statement begins to run, with so many steps at most.
-    pub(crate) fn begin_steps(&self, steps: i64) {
+    /// A statement begins to run, with this reach and so many steps at most.
+    pub(crate) fn begin_steps(&self, steps: i64, reach: i32) {
         self.effects.record(true);
         self.rowid_max.store(false, Relaxed);
-        self.meter.begin(steps);
+        self.meter.begin(steps, reach);
     }
 
     /// The statement has ended; the steps that were charged besides VM steps.
@@ -261,6 +269,9 @@ impl Policy {
                 self.authorize_ddl(&[name])
             }
             AuthAction::CreateIndex { index_name, table_name } | AuthAction::DropIndex { index_name, table_name } => {
+                if matches!(ctx.action, AuthAction::CreateIndex { .. }) {
+                    self.indexes.store(true, Relaxed);
+                }
                 self.authorize_ddl(&[index_name, table_name])
             }
             AuthAction::CreateTrigger { trigger_name, table_name }

@@ -256,7 +256,7 @@ impl Queries for MachineReader {
         let answer = match Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None) {
             Ok(mut guest) => {
                 let context = context(&meta);
-                database.enter_guest(&active.limits, &context);
+                database.enter_guest(&active.limits, &context, false);
                 let (back, answer) = guest.ask(database, context, &Ask::Query { method, payload });
                 database = back.ok_or_else(database_lost)?;
                 database.leave_guest();

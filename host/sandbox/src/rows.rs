@@ -13,7 +13,8 @@ const VALUE_OVERHEAD_BYTES: u64 = 16;
 
 /// Where the rows of a statement go.
 pub(crate) trait Sink {
-    fn columns(&mut self, statement: &Statement<'_>);
+    /// The statement begins, or begins again: what came before it is dropped.
+    fn begin(&mut self, statement: &Statement<'_>);
     fn row(&mut self, row: &Row<'_>) -> Result<(), SqlEnd>;
 }
 
@@ -21,7 +22,7 @@ pub(crate) trait Sink {
 pub(crate) struct SteppedOver;
 
 impl Sink for SteppedOver {
-    fn columns(&mut self, _statement: &Statement<'_>) {}
+    fn begin(&mut self, _statement: &Statement<'_>) {}
 
     fn row(&mut self, _row: &Row<'_>) -> Result<(), SqlEnd> {
         Ok(())
@@ -44,7 +45,9 @@ impl Collected {
 }
 
 impl Sink for Collected {
-    fn columns(&mut self, statement: &Statement<'_>) {
+    fn begin(&mut self, statement: &Statement<'_>) {
+        (self.count, self.bytes) = (0, 0);
+        self.rows.values.clear();
         self.rows.columns = statement.column_names().map(str::to_owned).collect();
     }
 

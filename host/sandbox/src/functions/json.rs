@@ -1,7 +1,7 @@
-//! JSON functions that SQLite computes without a bound on memory or in quadratic time, and one of hexadecimal digits.
+//! JSON functions that SQLite computes without a bound on memory or in more than linear time, and one of hexadecimal digits.
 //!
 //! The grouping functions collect here, within the bound of a value, as SQLite would write it: SQLite's own collect first
-//! and ask afterwards. `json_patch` and `unhex` charge for the product of their arguments and are then computed by the
+//! and ask afterwards. Functions with several paths charge for each, `json_patch` and `unhex` charge for the product of their arguments and are then computed by the
 //! originals on the private connection.
 
 use std::{collections::VecDeque, sync::Arc};
@@ -13,7 +13,26 @@ use rusqlite::{
 };
 
 use super::{Answer, text, too_big};
-use crate::policy::Policy;
+use crate::{database::FUNCTION_ARGUMENTS_MAX, policy::Policy};
+
+/// Functions that go through their first argument once for each path that follows.
+const WITH_PATHS: &[&str] = &[
+    "json_array_insert",
+    "json_extract",
+    "json_insert",
+    "json_remove",
+    "json_replace",
+    "json_set",
+    "jsonb_array_insert",
+    "jsonb_extract",
+    "jsonb_insert",
+    "jsonb_remove",
+    "jsonb_replace",
+    "jsonb_set",
+];
+
+/// With fewer arguments SQLite answers them itself.
+const CHARGED_ARGUMENTS: std::ops::RangeInclusive<i32> = 4..=FUNCTION_ARGUMENTS_MAX;
 
 /// What SQLite marks text with that is known to be JSON.
 const JSON: SubType = Some(b'J' as u32);
@@ -32,6 +51,9 @@ pub(super) fn register(conn: &Connection, policy: &Arc<Policy>, name: &str, argu
         | FunctionFlags::SQLITE_DETERMINISTIC
         | FunctionFlags::SQLITE_SUBTYPE
         | FunctionFlags::SQLITE_RESULT_SUBTYPE;
+    if let Some(name) = WITH_PATHS.iter().find(|known| **known == name) {
+        return register_with_paths(conn, &policy, name, flags);
+    }
     match name {
         "json_patch" | "jsonb_patch" | "unhex" => {
             let subtype = if name == "json_patch" { JSON } else { None };
@@ -49,13 +71,44 @@ pub(super) fn register(conn: &Connection, policy: &Arc<Policy>, name: &str, argu
     }
 }
 
+/// Replaces a function with paths where there are several.
+fn register_with_paths(
+    conn: &Connection,
+    policy: &Arc<Policy>,
+    name: &'static str,
+    flags: FunctionFlags,
+) -> rusqlite::Result<()> {
+    let answers = if name.starts_with("jsonb") { None } else { JSON };
+    // Paths alone, or each with a value.
+    let values = !name.ends_with("extract") && !name.ends_with("remove");
+    for arguments in CHARGED_ARGUMENTS {
+        let policy = Arc::clone(policy);
+        conn.create_scalar_function(name, arguments, flags, move |ctx| {
+            let passed: Vec<ValueRef<'_>> = (0..ctx.len()).map(|i| ctx.get_raw(i)).collect();
+            let first = passed.first().map_or(0, |json| size(*json));
+            let all = passed.iter().map(|value| size(*value)).sum::<u64>();
+            policy.meter.charge(1 + (all + first.saturating_mul(passed.len() as u64)) / BYTES_PER_STEP)?;
+            // A value that is known to be JSON is to be taken for it there too.
+            let is_json = |i: usize| values && i > 0 && i % 2 == 0 && Some(ctx.get_subtype(i)) == JSON;
+            let places: Vec<&str> = (0..passed.len()).map(|i| if is_json(i) { "json(?)" } else { "?" }).collect();
+            let sql = format!("SELECT {name}({})", places.join(","));
+            Ok((policy.entry.compute(&sql, &passed)?, answers))
+        })?;
+    }
+    Ok(())
+}
+
+fn size(value: ValueRef<'_>) -> u64 {
+    match value {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len() as u64,
+        _ => 1,
+    }
+}
+
 /// Charges for the product of the arguments' sizes, and asks the original.
 fn computed(policy: &Policy, ctx: &Context<'_>, sql: &str, pairs_per_step: u64) -> rusqlite::Result<Answer> {
     let arguments: Vec<ValueRef<'_>> = (0..ctx.len()).map(|i| ctx.get_raw(i)).collect();
-    let sizes = arguments.iter().map(|value| match value {
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len() as u64,
-        _ => 1,
-    });
+    let sizes = arguments.iter().map(|value| size(*value));
     let (sum, product) = sizes.fold((0, 1_u64), |(sum, product), size| (sum + size, product.saturating_mul(size)));
     policy.meter.charge(1 + sum / BYTES_PER_STEP + if arguments.len() > 1 { product / pairs_per_step } else { 0 })?;
     policy.entry.compute(sql, &arguments)

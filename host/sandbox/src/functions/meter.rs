@@ -1,12 +1,12 @@
-//! The step budget of a statement: SQLite's VM steps, which its progress handler reports in ticks, what functions charge on
-//! top for work that a step does not tell of, and bytes written to temporary files. All counts are the same on every
+//! The step budget of a statement: SQLite's VM steps, which its progress handler reports in ticks and the statement's reach
+//! ([`crate::reach`]) multiplies, what functions charge on top for work that a step does not tell of, and bytes written to temporary files. All counts are the same on every
 //! replica, so where the budget ends is too.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use rusqlite::Error as SqlError;
 
-use crate::temporary;
+use crate::{database::VALUE_BYTES_HOST, reach, temporary};
 
 /// VM steps between two looks at the step budget. Decides results, in what it costs to look late.
 pub(crate) const STEPS_PER_TICK: i64 = 1000;
@@ -25,14 +25,15 @@ pub(crate) struct Meter {
     /// What this thread had written to temporary files when counting began.
     written: AtomicU64,
     exhausted: AtomicBool,
-    /// Bytes of the largest value.
-    value_bytes: AtomicI64,
+    /// Of the statement, bytes.
+    reach: AtomicI32,
 }
 
 impl Meter {
-    /// Counting begins: the statement ends at the first tick or charge that exceeds `steps`. It ends in the thread that
-    /// begins it.
-    pub(crate) fn begin(&self, steps: i64) {
+    /// Counting begins, of a statement with this reach: it ends at the first tick or charge that exceeds `steps`. It ends in
+    /// the thread that begins it.
+    pub(crate) fn begin(&self, steps: i64, reach: i32) {
+        self.reach.store(reach, Relaxed);
         self.written.store(temporary::written(), Relaxed);
         self.ticks.store(0, Relaxed);
         self.charged.store(0, Relaxed);
@@ -58,7 +59,8 @@ impl Meter {
     }
 
     fn over(&self) -> bool {
-        let ticked = self.ticks.load(Relaxed).saturating_mul(STEPS_PER_TICK);
+        let tick = STEPS_PER_TICK * reach::weight(self.reach.load(Relaxed));
+        let ticked = self.ticks.load(Relaxed).saturating_mul(tick);
         ticked.saturating_add(self.charged()) > self.steps_max.load(Relaxed)
     }
 
@@ -86,12 +88,9 @@ impl Meter {
         Ok(())
     }
 
-    pub(crate) fn set_value_bytes(&self, bytes: i32) {
-        self.value_bytes.store(i64::from(bytes), Relaxed);
-    }
-
     /// Bytes of the largest value that a function may answer.
     pub(crate) fn value_bytes(&self) -> u64 {
-        self.value_bytes.load(Relaxed).unsigned_abs()
+        let bytes = if self.is_counting() { self.reach.load(Relaxed) } else { VALUE_BYTES_HOST };
+        bytes.unsigned_abs().into()
     }
 }

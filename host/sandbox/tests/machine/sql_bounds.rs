@@ -44,9 +44,10 @@ fn work_that_outgrows_its_arguments_ends_with_the_budget_and_soon() {
 #[test]
 fn a_function_that_uses_the_budget_up_does_not_cost_the_transaction() {
     let mut rig = Rig::probe();
+    rig.one(call("exec", "CREATE TABLE long (k, v)")).unwrap();
     let outcomes = rig.batch([
         call("exec", "INSERT INTO t VALUES (1, 'before')"),
-        call("exec", format!("{NUMBERS}100000) INSERT INTO t SELECT i + 10, randomblob(1000000) FROM n")),
+        call("exec", format!("{NUMBERS}100000) INSERT INTO long SELECT i + 10, randomblob(1000000) FROM n")),
         call("exec", "INSERT INTO t VALUES (2, 'after')"),
     ]);
     assert!(outcomes[0].is_ok() && used_up(&outcomes[1]) && outcomes[2].is_ok(), "{outcomes:?}");
