@@ -2,8 +2,8 @@
 //!
 //! A step of SQLite's virtual machine may copy, compare, parse or convert a value as long as a value may be, so a count of
 //! steps alone says little of time. Statements therefore run within a **reach**: the bytes of the longest value that they
-//! can read, make or write, which SQLite's own limit on the length of values enforces. The smallest reach is 16 KiB, and a
-//! step costs one for each 16 KiB of it. A statement begins with the smallest reach that its parameters and its text allow;
+//! can read, make or write, which SQLite's own limit on the length of values enforces. The smallest reach is 8 KiB, and a
+//! step costs one for each 8 KiB of it. A statement begins with the smallest reach that its parameters and its text allow;
 //! where it meets a longer value it is begun again with the next one. All of this hangs on values alone, so it is the same
 //! on every replica.
 //!
@@ -11,7 +11,7 @@
 //! cannot write for a lack of memory; and it looks at the length of a literal when a statement is first run, and never again.
 
 /// Bytes of the smallest reach; also what one step pays for. Decides results.
-pub(crate) const REACH_MIN: i32 = 16 << 10;
+pub(crate) const REACH_MIN: i32 = 8 << 10;
 
 /// Each reach is so many times the one before.
 const FACTOR: i32 = 4;
@@ -43,11 +43,11 @@ mod tests {
     fn a_reach_is_a_power_of_four_of_the_smallest_or_the_longest_value() {
         let max = 1 << 20;
         let found: Vec<i32> =
-            [0, 16 << 10, (16 << 10) + 1, 300_000, 2 << 20].map(|bytes| reach(bytes, max)).into_iter().collect();
-        assert_eq!(found, [16 << 10, 16 << 10, 64 << 10, 1 << 20, 1 << 20]);
-        assert_eq!(reach(200_000, 300_000), 256 << 10);
+            [0, 8 << 10, (8 << 10) + 1, 300_000, 2 << 20].map(|bytes| reach(bytes, max)).into_iter().collect();
+        assert_eq!(found, [8 << 10, 8 << 10, 32 << 10, 512 << 10, 1 << 20]);
+        assert_eq!(reach(120_000, 300_000), 128 << 10);
         assert_eq!(reach(290_000, 300_000), 300_000);
-        assert_eq!(next(256 << 10, 300_000), 300_000);
-        assert_eq!([16 << 10, 64 << 10, 300_000].map(weight), [1, 4, 19]);
+        assert_eq!(next(128 << 10, 300_000), 300_000);
+        assert_eq!([8 << 10, 32 << 10, 300_000].map(weight), [1, 4, 37]);
     }
 }

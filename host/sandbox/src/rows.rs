@@ -87,3 +87,25 @@ impl Sink for Collected {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    #[test]
+    fn a_statement_that_begins_again_leaves_nothing_of_its_first_run() {
+        let conn = Connection::open_in_memory().unwrap();
+        let mut statement = conn.prepare("SELECT 1 AS a, 'two' AS b").unwrap();
+        let mut collected = Collected::new(Limits { rows: 1, ..Limits::DEFAULT });
+        for _ in 0..2 {
+            collected.begin(&statement);
+            let mut rows = statement.raw_query();
+            let row = rows.next().unwrap().unwrap();
+            assert!(collected.row(row).is_ok());
+        }
+        assert_eq!(collected.rows.columns, ["a", "b"]);
+        assert_eq!(collected.rows.values.len(), 2);
+    }
+}

@@ -21,9 +21,9 @@ fn prices() {
             format!("INSERT INTO tx VALUES (1, hex(zeroblob({bytes}/2))), (2, '[' || replace(hex(zeroblob({bytes}/5)), '00', '1,') || '1]')"),
             "CREATE TABLE keys (k BLOB, j)".to_owned(),
             "CREATE INDEX keysi ON keys(k)".to_owned(),
-            "INSERT INTO keys WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 20000) SELECT zeroblob(16000) || i, i FROM n".to_owned(),
+            "INSERT INTO keys WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 20000) SELECT zeroblob(8000) || i, i FROM n".to_owned(),
             "CREATE TABLE wr (k BLOB PRIMARY KEY, j) WITHOUT ROWID".to_owned(),
-            format!("INSERT INTO wr WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 500) SELECT i, zeroblob(16000 + 0*{bytes}) FROM n"),
+            format!("INSERT INTO wr WITH n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 500) SELECT i, zeroblob(8000 + 0*{bytes}) FROM n"),
         ] {
             let out = rig.one(call("exec", &sql));
             assert!(out.is_ok(), "{sql}: {out:?}");
@@ -41,8 +41,8 @@ fn prices() {
         let long = l("SELECT substr(x, 1, 400000), substr(x, 1, 400000) FROM c WHERE id = 1");
         let text = l("SELECT x, 1 FROM tx WHERE id = 1");
         let json = l("SELECT x, 1 FROM tx WHERE id = 2");
-        let small = l("SELECT '[' || replace(hex(zeroblob(8100)), '00', '1,') || '1]', 1");
-        let digits = l("SELECT hex(zeroblob(8150)), 1");
+        let small = l("SELECT '[' || replace(hex(zeroblob(4050)), '00', '1,') || '1]', 1");
+        let digits = l("SELECT hex(zeroblob(4075)), 1");
         let from = "FROM n CROSS JOIN l";
         for (name, sql) in [
             ("plain loop", format!("{n} SELECT max(i) FROM n")),
@@ -58,7 +58,7 @@ fn prices() {
             ("read behind", format!("{n} SELECT sum(y) FROM n CROSS JOIN c")),
             (
                 "seek keys",
-                format!("{n} SELECT count(*) FROM n WHERE EXISTS (SELECT 1 FROM keys WHERE k = zeroblob(16000) || i)"),
+                format!("{n} SELECT count(*) FROM n WHERE EXISTS (SELECT 1 FROM keys WHERE k = zeroblob(8000) || i)"),
             ),
             ("seek rows", format!("{n} SELECT count(*) FROM n WHERE EXISTS (SELECT 1 FROM wr WHERE k = i % 500)")),
             ("length", format!("{text} SELECT max(length(x)+length(x)+length(x)+length(x)+length(x)) {from}")),

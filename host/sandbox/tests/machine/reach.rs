@@ -42,7 +42,7 @@ fn a_step_costs_what_the_longest_value_makes_it() {
         |k: u32| steps(&mut rig, call("q", format!("SELECT length(v || '') FROM long WHERE k = {k}"))) as f64;
     let (short, twenty, hundred) = (read(1), read(3), read(2));
     let text = (1 + "SELECT length(v || '') FROM long WHERE k = 1".len() / 8) as f64;
-    // A run that meets the value and stops short of its end, and one with the reach that it needs, of 64 or 256 KiB.
+    // A run that meets the value and stops short of its end, and one with the reach that it needs, of 32 or 128 KiB.
     assert!((4.0..5.5).contains(&((twenty - text) / (short - text))), "{short} {twenty} {text}");
     assert!((18.0..21.0).contains(&((hundred - text) / (short - text))), "{short} {hundred} {text}");
     // What is only handed over or passed by costs nothing more than its statement's reach.
@@ -147,7 +147,7 @@ fn keys_stay_short_whatever_else_a_row_holds() {
         rig.one(call("exec", format!("INSERT INTO {column} VALUES ({long})"))).unwrap();
     }
     // Each alone would do.
-    let half = "substr(hex(zeroblob(10000)), 1, 9000)";
+    let half = "substr(hex(zeroblob(10000)), 1, 5000)";
     rig.one(call("exec", format!("INSERT INTO two VALUES ({half}, 1, 1), (2, {half}, 2)"))).unwrap();
     refused(&mut rig, &format!("INSERT INTO two VALUES ({half}, {half}, 3)"), "sqlite_autoindex_two_1");
     refused(&mut rig, &format!("UPDATE two SET b = {half} WHERE c = 1"), "sqlite_autoindex_two_1");
@@ -160,7 +160,7 @@ fn keys_stay_short_whatever_else_a_row_holds() {
     }
     // An index over what is there.
     let outcome = rig.one(call("exec", "CREATE INDEX i ON long (v)"));
-    assert!(too_large(&outcome) && message(&outcome).contains("16384"), "{outcome:?}");
+    assert!(too_large(&outcome) && message(&outcome).contains("8192"), "{outcome:?}");
     rig.one(call("exec", "CREATE INDEX i ON long (k)")).unwrap();
     rig.one(call("exec", "CREATE INDEX partial ON long (v) WHERE k < 2")).unwrap();
     rig.one(call("exec", "REINDEX")).unwrap();

@@ -13,7 +13,7 @@ impl Attack for SqlJsonLong {
     fn attack(store: &dyn Store, _: &Context, _: &[u8]) -> Result<Vec<u8>, Failure> {
         let json = format!("[{}1]", "1,".repeat(250_000));
         let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
-                   SELECT count(*) FROM n WHERE EXISTS (SELECT 1 FROM json_each(?1 || i))";
+                   SELECT count(*) FROM n WHERE EXISTS (SELECT 1 FROM json_each(substr('        ', i % 8) || ?1))";
         store.query(sql, &[Param::Text(&json)])?;
         Ok(b"ended".to_vec())
     }

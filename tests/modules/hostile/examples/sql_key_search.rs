@@ -13,12 +13,12 @@ impl Attack for SqlKeySearch {
     fn attack(store: &dyn Store, _: &Context, _: &[u8]) -> Result<Vec<u8>, Failure> {
         store.execute("CREATE TABLE searched (key BLOB UNIQUE)", &[])?;
         store.execute(
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000) \
-             INSERT INTO searched SELECT zeroblob(15000) || i FROM n",
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2000) \
+             INSERT INTO searched SELECT zeroblob(7500) || i FROM n",
             &[],
         )?;
         let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
-                   SELECT count(*) FROM n WHERE EXISTS (SELECT 1 FROM searched WHERE key = zeroblob(15000) || -i)";
+                   SELECT count(*) FROM n WHERE EXISTS (SELECT 1 FROM searched WHERE key = zeroblob(7500) || -i)";
         store.query(sql, &[])?;
         Ok(b"found".to_vec())
     }

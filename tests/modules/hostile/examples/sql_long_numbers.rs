@@ -1,4 +1,4 @@
-//! Tries: a loop without end that adds texts of 16 KiB as if they were numbers, each read twice in every step. Outcome:
+//! Tries: a loop without end that adds texts of 8 KiB as if they were numbers, each read twice in every step. Outcome:
 //! RESOURCE_EXHAUSTED, the steps.
 
 use guest_hostile::{Attack, Context, Failure, Store};
@@ -13,7 +13,7 @@ impl Attack for SqlLongNumbers {
     fn attack(store: &dyn Store, _: &Context, _: &[u8]) -> Result<Vec<u8>, Failure> {
         let sum = vec!["x"; 200].join(" + ");
         let sql = format!(
-            "WITH RECURSIVE l(x) AS MATERIALIZED (SELECT hex(zeroblob(8100))), \
+            "WITH RECURSIVE l(x) AS MATERIALIZED (SELECT hex(zeroblob(4050))), \
              n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max({sum}) FROM n CROSS JOIN l"
         );
         store.query(&sql, &[])?;

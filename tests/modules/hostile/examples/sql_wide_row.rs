@@ -1,4 +1,5 @@
-//! Tries: one row of 1,999 large columns. Outcome: refused as too large. As a query: it cannot write.
+//! Tries: one row of 1,999 large columns. Outcome: RESOURCE_EXHAUSTED: too large, or the steps that
+//! rows of every length up to there cost. As a query: it cannot write.
 
 use guest_hostile::{Attack, Context, Failure, Store};
 
