@@ -25,6 +25,7 @@ use crate::{
         BadModule, DOWNGRADE_INTERFACE, Digest, Inspection, Service, WORLD, check_description, check_preamble,
         check_world, label, short,
     },
+    temporary,
 };
 
 use wasmtime::component::Component;
@@ -34,6 +35,9 @@ use wasmtime::component::Component;
 pub struct SandboxOptions {
     /// Folder for compiled modules; made where there is none.
     pub cache_dir: PathBuf,
+    /// Folder for what SQLite does not hold in memory: sorts, mostly. None: the system's choice. The first
+    /// sandbox of a process decides.
+    pub temporary_dir: Option<PathBuf>,
     /// Largest module that [`Sandbox::inspect`] accepts, bytes.
     pub module_bytes_max: u64,
     /// What this host's engine calls itself in activations: [`engine_name`], except in tests of hosts that differ.
@@ -49,6 +53,7 @@ impl SandboxOptions {
     pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
         SandboxOptions {
             cache_dir: cache_dir.into(),
+            temporary_dir: None,
             module_bytes_max: 32 << 20,
             engine: engine::engine_name().to_owned(),
             free_bytes: kept::free_bytes,
@@ -107,6 +112,9 @@ impl Sandbox {
     ///
     /// Where the engine does not start or the folder cannot be used.
     pub fn new(options: SandboxOptions) -> Result<Self, SandboxError> {
+        if let Some(folder) = &options.temporary_dir {
+            temporary::keep_in(folder);
+        }
         let engine = engine::engine()?;
         let linker = engine::linker(&engine)?;
         let cache = Cache::open(&options.cache_dir, &engine)

@@ -5,8 +5,18 @@
 //! The count is the same on every replica: how much of a sort or of a temporary table is kept in memory hangs on the size of
 //! its own cache, which is fixed, and on nothing that other connections do. A statement's own journal is left out: how much
 //! of the database it keeps hangs on the layout of its pages.
+//!
+//! They lie in the host's data folder, on the disk that it watches as it is, rather than in the system's folder for such
+//! files, which may be small, or memory. SQLite removes their names at once, so a crash leaves none.
 
-use std::{cell::Cell, ffi::CStr, ptr, sync::OnceLock};
+use std::{
+    cell::Cell,
+    ffi::{CStr, CString},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    ptr,
+    sync::OnceLock,
+};
 
 use rusqlite::{
     Error as SqlError,
@@ -45,6 +55,26 @@ struct Methods {
 /// Bytes that this thread has written to temporary files, ever.
 pub(crate) fn written() -> u64 {
     WRITTEN.get()
+}
+
+/// Has this process's temporary files made in `folder`, unless `SQLITE_TMPDIR` in its environment names another. To be
+/// called before the first connection is opened; later calls do nothing.
+pub(crate) fn keep_in(folder: &Path) {
+    static KEPT: OnceLock<()> = OnceLock::new();
+    let Ok(folder) = CString::new(folder.as_os_str().as_bytes()) else { return };
+    if std::env::var_os("SQLITE_TMPDIR").is_none() {
+        KEPT.get_or_init(|| set_folder(&folder));
+    }
+}
+
+#[allow(
+    unsafe_code,
+    reason = "SQLite takes the folder in a variable of C; the pragma for it does the same and is deprecated"
+)]
+fn set_folder(folder: &CStr) {
+    // SAFETY: written once, before there is a connection that could read it. The text is one of SQLite's own, as the
+    // variable asks, and lives for ever; without memory for it the variable is null, as it was.
+    unsafe { ffi::sqlite3_temp_directory = ffi::sqlite3_mprintf(c"%s".as_ptr(), folder.as_ptr()) }
 }
 
 /// The name that opens connections whose temporary files are counted.
@@ -172,5 +202,27 @@ mod tests {
         conn.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (hex(zeroblob(1000000)));").unwrap();
         conn.execute_batch("UPDATE t SET x = x || 1; DELETE FROM t;").unwrap();
         assert_eq!(written(), before);
+    }
+
+    /// What it sets is the whole process's.
+    #[test]
+    fn the_files_are_where_they_are_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        keep_in(folder.path());
+        let conn = Connection::open_with_flags_and_vfs(folder.path().join("b.db"), flags, vfs().unwrap()).unwrap();
+        let sql = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 100000) \
+                   SELECT hex(zeroblob(500)) || n AS x FROM c ORDER BY x";
+        let mut statement = conn.prepare(sql).unwrap();
+        let mut rows = statement.query([]).unwrap();
+        rows.next().unwrap().unwrap();
+        let open =
+            std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+        let temporary =
+            open.filter(|path| path.starts_with(folder.path()) && path.to_string_lossy().ends_with("(deleted)"));
+        assert!(temporary.count() > 0, "no temporary file in {}", folder.path().display());
+        let left =
+            std::fs::read_dir(folder.path()).unwrap().filter_map(|file| file.ok()?.file_name().into_string().ok());
+        assert!(left.into_iter().all(|name| name.starts_with("b.db")), "a name was left");
     }
 }

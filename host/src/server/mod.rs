@@ -205,6 +205,7 @@ impl Host {
         faults: mpsc::UnboundedSender<String>,
     ) -> anyhow::Result<Self> {
         let sandbox = Sandbox::new(SandboxOptions {
+            temporary_dir: Some(settings.data_dir.clone()),
             module_bytes_max: settings.machine.module_bytes_max,
             ..SandboxOptions::new(settings.data_dir.join("modules"))
         })?;
