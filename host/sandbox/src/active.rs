@@ -22,13 +22,23 @@ use crate::{
     schema::Meta,
 };
 
+/// The smallest fuel budget with which instances are reused. An honest module's fresh instance burns more than one that has
+/// been at work (an interpreter loads what it needs), and which replica has which hangs on when its process began. So where
+/// a reused instance burns more than half of the budget, a fresh one decides; and half of this is far more than what
+/// interpreters were seen to burn at their beginning (some millions).
+const REUSE_FUEL_MIN: u64 = 100_000_000;
+
+fn reuses(record: &ModuleRecord, limits: &Limits) -> bool {
+    record.reuse && limits.fuel >= REUSE_FUEL_MIN
+}
+
 /// The module that answers calls, with what is needed to serve its own gRPC service. Made anew by every activation, and
 /// whenever its budgets or its reuse change.
 #[derive(Clone)]
 pub struct ActiveModule {
     /// What the machine knows of it.
     pub record: ModuleRecord,
-    /// Whether one instance serves many entries.
+    /// Whether one instance serves many entries: the activation allows it, and the fuel budget is not too small for it.
     pub reuse: bool,
     /// The machine's budgets.
     pub limits: Limits,
@@ -46,7 +56,7 @@ pub struct ActiveModule {
 impl ActiveModule {
     pub(crate) fn new(record: ModuleRecord, limits: Limits, service: Service, prepared: Prepared) -> ActiveModule {
         ActiveModule {
-            reuse: record.reuse,
+            reuse: reuses(&record, &limits),
             limits,
             queries: service.methods.iter().map(|m| (m.name.clone(), m.query)).collect(),
             methods: service.methods,
@@ -60,7 +70,7 @@ impl ActiveModule {
 
     /// The same module with other budgets.
     pub(crate) fn with_limits(&self, limits: Limits) -> ActiveModule {
-        ActiveModule { limits, ..self.clone() }
+        ActiveModule { limits, reuse: reuses(&self.record, &limits), ..self.clone() }
     }
 
     /// The same module with a fresh instance for every entry.

@@ -306,7 +306,7 @@ impl SqliteMachine {
         };
         // What was found before this activation is not this one's.
         let stale = end.index < active.record.activated_index;
-        if !active.reuse || stale || end.digest != active.record.digest.0.as_slice() {
+        if !active.record.reuse || stale || end.digest != active.record.digest.0.as_slice() {
             return Ok(Bytes::new());
         }
         let detail = format!(

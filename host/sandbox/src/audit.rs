@@ -34,12 +34,6 @@ pub(crate) enum Audit {
     Lost(Rejection),
 }
 
-/// The smallest fuel budget with which instances are reused. An honest module's fresh instance burns more than one that has
-/// been at work (an interpreter loads what it needs), and which replica has which hangs on when its process began. So where
-/// a reused instance burns more than half of the budget, a fresh one decides; and half of this is far more than what
-/// interpreters were seen to burn at their beginning (some millions).
-const REUSE_FUEL_MIN: u64 = 100_000_000;
-
 /// Whether a reused instance is compared with a fresh one at this entry: one of 64, spread so that no rhythm of requests
 /// evades it.
 fn is_audited(index: Index) -> bool {
@@ -49,8 +43,7 @@ fn is_audited(index: Index) -> bool {
 impl SqliteMachine {
     /// Whether this entry's call may go to the instance that is kept.
     pub(crate) fn reuses(&self, index: Index) -> bool {
-        index > self.fresh_through
-            && self.now.active.as_ref().is_some_and(|active| active.reuse && active.limits.fuel >= REUSE_FUEL_MIN)
+        index > self.fresh_through && self.now.active.as_ref().is_some_and(|active| active.reuse)
     }
 
     /// Where this entry is one of those that are run twice: runs it on the reused instance, if there is one, and undoes it.
