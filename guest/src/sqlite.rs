@@ -3,7 +3,7 @@
 //! It runs the same SQL on the same SQLite as the host does. As on the host, the time that SQL sees is the entry's,
 //! `random()` is computed from its entropy, and what replicas could not agree on is refused. Different from the host: the numbers that
 //! `random()` and `randomblob()` give are others; what is refused is only what an author runs into (the host allows what it
-//! knows and nothing else); there are no budgets.
+//! knows and nothing else); there are no budgets, and keys of indexes may be of any length.
 
 mod functions;
 
