@@ -18,7 +18,8 @@ pub struct Kv;
 
 telegraft_guest::module!(Kv { name: "kv", migrations: MIGRATIONS, services: [proto::KvService] });
 
-// Keys are stored as blobs: their byte order is the listing's order, and a range of bytes is a prefix.
+// Keys are stored as blobs: their byte order is the listing's order, and a range of bytes is a prefix. The table has row ids,
+// so that a value may be long: WITHOUT ROWID the whole row would be a key.
 const MIGRATIONS: &[Migration] = &[Migration::new(&[
-    "CREATE TABLE pairs (key BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE pairs (key BLOB NOT NULL PRIMARY KEY, version INTEGER NOT NULL, value BLOB NOT NULL)",
 ])];
