@@ -9,6 +9,14 @@
 //! Where a reused instance dies (a trap, a budget), or comes near its fuel budget, that hangs on what it did before as well,
 //! and not for a lie: an honest interpreter's memory and fuel are history. There a fresh one runs the entry too, and its
 //! word counts, and the two are not compared.
+//!
+//! | the reused instance's run of an entry | whose effects count | compared |
+//! |---|---|---|
+//! | ends well, not audited | its own | no |
+//! | is audited (one entry of 64) | a fresh one's | yes |
+//! | dies, is to begin again ([`crate::statement`]), or burns over half of the fuel | a fresh one's | no |
+//! | costs the transaction | a fresh one's, after a replay ([`crate::replay`]) | by outcome |
+//! | is one of a replay that came to something else | fresh ones', of all that the replay covers | the replay did |
 
 use bytes::Bytes;
 use telegraft_node::ports::{MachineFault, Outcome, Rejection};
