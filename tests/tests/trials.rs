@@ -55,19 +55,25 @@ async fn begin_rehearsal(host: &HostClient, bytes: &[u8], last: u64) -> Result<S
 struct Rehearsed {
     report: RehearsalReport,
     differences: Vec<RehearsalDifference>,
+    /// Versions of the modules that were active, each with since when.
+    modules: Vec<(String, u64)>,
     stages: Vec<String>,
 }
 
 async fn rehearse(host: &HostClient, bytes: &[u8], last: u64) -> Result<Rehearsed, Status> {
     let mut events = begin_rehearsal(host, bytes, last).await?;
-    let (mut differences, mut stages) = (Vec::new(), Vec::new());
+    let (mut differences, mut modules, mut stages) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(RehearsalEvent { event }) = events.message().await? {
         match event {
             Some(Event::Progress(progress)) => stages.push(progress.stage),
             Some(Event::Difference(difference)) => differences.push(difference),
+            Some(Event::Module(module)) => {
+                let module = module.module.unwrap_or_default();
+                modules.push((module.version, module.activated_index));
+            }
             Some(Event::Report(report)) => {
                 stages.dedup();
-                return Ok(Rehearsed { report, differences, stages });
+                return Ok(Rehearsed { report, differences, modules, stages });
             }
             None => {}
         }
@@ -162,6 +168,7 @@ async fn trials_under_load_tell_the_truth_and_change_nothing() -> Result<()> {
     ensure!(same.report.commands == 150 && same.report.notes.is_empty(), "{:?}", same.report);
     let order = ["compiling", "rebuilding the state", "copying the state", "replaying"];
     ensure!(same.stages == order, "{:?}", same.stages);
+    ensure!(same.modules.len() == 1 && same.modules[0].0 == "1.0.0", "{:?}", same.modules);
     let (before, after) = (same.report.before.context("a cost")?, same.report.after.context("a cost")?);
     ensure!(before.replies == 150 && after.replies == 150, "{before:?} {after:?}");
     ensure!(
@@ -226,7 +233,11 @@ async fn one_trial_at_a_time_and_it_ends_when_the_client_goes_away() -> Result<(
     let mut events = begin_rehearsal(&host, &probe, 40).await?;
     until("the replay", PATIENCE, async || {
         let event = events.message().await?.and_then(|event| event.event);
-        let Some(Event::Progress(progress)) = event else { return Ok(Err(anyhow::anyhow!("{event:?}"))) };
+        let progress = match event {
+            Some(Event::Progress(progress)) => progress,
+            Some(Event::Module(_)) => bail!("not far yet"),
+            event => return Ok(Err(anyhow::anyhow!("{event:?}"))),
+        };
         ensure!(progress.stage == "replaying" && progress.done > 0, "{progress:?}");
         Ok(Ok(()))
     })
@@ -398,5 +409,25 @@ async fn the_command_line_shows_whether_it_is_safe() -> Result<()> {
     ensure!(run(&["module", "rehearse", &failing]).await?.code == 1);
 
     ensure!(cluster.wait_for_agreement().await? == before, "a trial has changed something");
+
+    // Right after another module took over: the commands are replayed with the one that answered them.
+    ensure!(run(&["module", "activate", &chat]).await?.code == 0);
+    let ran = run(&["module", "rehearse", &kv, "--last", "20"]).await?;
+    ensure!(ran.code == 0, "{ran:?}");
+    for part in
+        ["20 commands", "replayed by the modules of then", "every command is answered alike", "the candidate went on"]
+    {
+        ensure!(ran.stdout.contains(part), "{part} is missing in\n{}", ran.stdout);
+    }
+    let ran = run(&["module", "rehearse", &chat, "--last", "3", "--json"]).await?;
+    let seen: serde_json::Value = serde_json::from_str(&ran.stdout)?;
+    let names = |modules: &serde_json::Value| -> Vec<String> {
+        let modules = modules.as_array().cloned().unwrap_or_default();
+        modules.iter().map(|module| module["name"].to_string()).collect()
+    };
+    ensure!(names(&seen["before"]["modules"]) == [r#""kv""#, r#""chat""#], "{seen}");
+    ensure!(seen["differences"].as_array().is_some_and(|all| all.len() == 3), "{seen}");
+    ensure!(seen["differences"][0]["module_before"].as_str().is_some_and(|label| label.starts_with("kv ")), "{seen}");
+    ensure!(seen["differences"][2]["before"]["reply"] == json!({ "version": "3" }), "{seen}");
     cluster.passed()
 }

@@ -244,6 +244,15 @@ pub(crate) fn layout(conn: &Connection, name: &str) -> Result<Option<u32>, Machi
     })
 }
 
+/// The data layouts of all names.
+pub(crate) fn layouts(conn: &Connection) -> Result<Vec<(String, u32)>, MachineFault> {
+    sql("the data layouts", || {
+        let mut statement = conn.prepare_cached("SELECT name, schema FROM _telegraft_layouts ORDER BY name")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
+    })
+}
+
 /// Sets the data layout of a name, or forgets it.
 pub(crate) fn set_layout(conn: &Connection, name: &str, schema: Option<u32>) -> Result<(), MachineFault> {
     sql("a data layout", || match schema {

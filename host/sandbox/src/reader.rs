@@ -187,6 +187,11 @@ impl MachineReader {
         self.inner.published.alarms().to_vec()
     }
 
+    /// The machine's folder.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.inner.connections.path().parent()
+    }
+
     /// Runs `on` in a read transaction. After an error the connection is not used again.
     pub(crate) fn read<T>(
         &self,

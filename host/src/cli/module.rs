@@ -52,13 +52,14 @@ The data stay as they are where both modules have the same data layout. Where th
 if it offers that; otherwise the rollback is refused, and the refusal says how many commands the way back to the state kept at the \
 activation would cost. --discard-since-activation takes that way, and no other: ask without it first.")]
     Rollback(RollbackArgs),
-    /// Replay the log's newest commands on a copy, by the active module and by another one, and show what differs
+    /// Replay the log's newest commands on copies, as they were answered and by another module, and show what differs
     #[command(after_help = "\
-It goes back no further than the activation of the present module: older commands were another module's. Where there are fewer \
-commands than --last asks for, the report says so. The host that is asked rebuilds the state from before them out of the log, \
-which takes as long as applying that takes; the machine goes on meanwhile, and nothing is kept.
+The host that is asked rebuilds the state from before the commands out of the log, which takes as long as applying that takes; the \
+machine goes on meanwhile, and nothing is kept. One copy goes through the log as it was, also where the module changed; on the other \
+FILE is activated before the first command, and goes on to the end. Where that state is too old for FILE to be activated on, the \
+replay begins later, and the report says from where and why. Commands from before the machine's first module do not count.
 
-Exit code 1: the activation would be refused, or a command is answered differently.")]
+Exit code 1: the activation would be refused, a command is answered differently, or there was none to replay.")]
     Rehearse(RehearseArgs),
     /// What has been uploaded, and what is active
     List,

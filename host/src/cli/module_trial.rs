@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use telegraft_proto::v1::{
     DryRunReport, RehearsalCost, RehearsalDifference, RehearsalEvent, RehearsalProgress, RehearsalReport,
-    RehearsedAnswer, TryModule, rehearsal_event::Event,
+    RehearsedAnswer, RehearsedModule, TryModule, rehearsal_event::Event,
 };
 use tokio_stream::Stream;
 use tonic::{Code, Streaming};
@@ -35,7 +35,7 @@ const BYTES_SHOWN_MAX: usize = 48;
 pub struct RehearseArgs {
     /// The component
     pub file: PathBuf,
-    /// How many of the newest commands; none from before the present module's activation
+    /// How many of the newest commands, whichever modules were active; none from before the machine's first module
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     last: u64,
     /// As `activate --reuse`: keep one guest instance for many entries
@@ -79,14 +79,14 @@ pub async fn rehearse(
     let bar = if output.json { ProgressBar::hidden() } else { progress() };
     let heard = listen(events, &bar).await;
     bar.finish_and_clear();
-    let (report, differences) = heard?;
-    let services = Services::of(&report);
+    let heard = heard?;
+    let sides = Sides::of(&heard);
     if output.json {
-        output.json(&rehearsal_json(&report, &differences, &services))?;
+        output.json(&rehearsal_json(&heard, &sides))?;
     } else {
-        print_rehearsal(&report, &differences, &services, output);
+        print_rehearsal(&heard, &sides, output);
     }
-    if is_safe(&report) { Ok(()) } else { Err(Failure::silent(Kind::Refused)) }
+    if is_safe(&heard.report) { Ok(()) } else { Err(Failure::silent(Kind::Refused)) }
 }
 
 /// A module in messages of moderate size; `head` says all but its bytes.
@@ -101,11 +101,17 @@ fn parts(mut rest: Bytes, head: TryModule) -> impl Stream<Item = TryModule> + Se
     }))
 }
 
-async fn listen(
-    mut events: Streaming<RehearsalEvent>,
-    bar: &ProgressBar,
-) -> Result<(RehearsalReport, Vec<RehearsalDifference>), Failure> {
-    let mut differences = Vec::new();
+/// What a host tells of a rehearsal.
+struct Heard {
+    report: RehearsalReport,
+    /// The modules that were active, in their order.
+    modules: Vec<RehearsedModule>,
+    /// Each with the place among them of the one that was active.
+    differences: Vec<(usize, RehearsalDifference)>,
+}
+
+async fn listen(mut events: Streaming<RehearsalEvent>, bar: &ProgressBar) -> Result<Heard, Failure> {
+    let (mut modules, mut differences) = (Vec::new(), Vec::new());
     loop {
         let event = events.message().await.map_err(|status| Failure::of_status("the rehearsal failed", &status))?;
         match event {
@@ -114,8 +120,13 @@ async fn listen(
                 bar.set_position(done);
                 bar.set_message(stage);
             }
-            Some(RehearsalEvent { event: Some(Event::Difference(difference)) }) => differences.push(difference),
-            Some(RehearsalEvent { event: Some(Event::Report(report)) }) => return Ok((report, differences)),
+            Some(RehearsalEvent { event: Some(Event::Module(module)) }) => modules.push(module),
+            Some(RehearsalEvent { event: Some(Event::Difference(difference)) }) => {
+                differences.push((modules.len().saturating_sub(1), difference));
+            }
+            Some(RehearsalEvent { event: Some(Event::Report(report)) }) => {
+                return Ok(Heard { report, modules, differences });
+            }
             // Of a later version.
             Some(RehearsalEvent { event: None }) => {}
             None => return Err(Failure::refused("the host ended the rehearsal without a report: is it stopping?")),
@@ -131,22 +142,47 @@ fn progress() -> ProgressBar {
     bar
 }
 
-/// Whether the activation would be carried out, and every command answered as it was.
+/// Whether the activation would be carried out, and every command answered as it was; and there was one.
 fn is_safe(report: &RehearsalReport) -> bool {
-    report.differing == 0 && report.activation.as_ref().is_some_and(|activation| activation.refused.is_empty())
+    let alike = report.commands > 0 && report.differing == 0;
+    alike && report.activation.as_ref().is_some_and(|activation| activation.refused.is_empty())
 }
 
-/// The two modules' descriptors, where they declare a service.
-struct Services {
-    before: Option<Service>,
+/// What is known of the modules of both sides.
+struct Sides {
+    /// Those that were active: name and version, and the descriptors where one declares a service.
+    before: Vec<(String, Option<Service>)>,
+    /// The candidate's descriptors.
     after: Option<Service>,
 }
 
-impl Services {
-    fn of(report: &RehearsalReport) -> Self {
+impl Sides {
+    fn of(heard: &Heard) -> Self {
         let decode = |bytes: &[u8]| Service::decode(bytes).ok().filter(|_| !bytes.is_empty());
-        let after = report.activation.as_ref().and_then(|activation| decode(&activation.service));
-        Self { before: decode(&report.service_before), after }
+        let before = heard.modules.iter().map(|RehearsedModule { module, service }| {
+            let label = module.as_ref().map(|m| format!("{} {}", m.name, m.version)).unwrap_or_default();
+            (label, decode(service))
+        });
+        let after = heard.report.activation.as_ref().and_then(|activation| decode(&activation.service));
+        Self { before: before.collect(), after }
+    }
+
+    /// The name of the one module that was active; none where there were several.
+    fn only_one(&self) -> Option<&str> {
+        match self.before.as_slice() {
+            [(label, _)] => Some(label),
+            _ => None,
+        }
+    }
+
+    /// Who was active at a difference.
+    fn label(&self, at: usize) -> &str {
+        self.before.get(at).map_or("", |(label, _)| label)
+    }
+
+    fn methods(&self, (at, difference): &(usize, RehearsalDifference)) -> (Option<Method>, Option<Method>) {
+        let before = self.before.get(*at).and_then(|(_, service)| service.as_ref());
+        (method(before, &difference.method), method(self.after.as_ref(), &difference.method))
     }
 }
 
@@ -281,7 +317,8 @@ fn print_activation(report: &DryRunReport, output: Output) {
     }
 }
 
-fn rehearsal_json(report: &RehearsalReport, differences: &[RehearsalDifference], services: &Services) -> Value {
+fn rehearsal_json(heard: &Heard, sides: &Sides) -> Value {
+    let report = &heard.report;
     let cost = |cost: &Option<RehearsalCost>| {
         let c = cost.unwrap_or_default();
         json!({
@@ -289,10 +326,12 @@ fn rehearsal_json(report: &RehearsalReport, differences: &[RehearsalDifference],
             "fuel": c.fuel, "fuel_max": c.fuel_max, "sql_steps": c.sql_steps, "time_ns": c.time_ns, "time_ns_max": c.time_ns_max,
         })
     };
-    let answers: Vec<Value> = differences
+    let answers: Vec<Value> = heard
+        .differences
         .iter()
-        .map(|difference| {
-            let (old, new) = methods(services, difference);
+        .map(|found| {
+            let (old, new) = sides.methods(found);
+            let (at, difference) = found;
             let request = old.as_ref().or(new.as_ref()).and_then(|m| m.decode_request(difference.payload.clone()).ok());
             let one = |answer: &Option<RehearsedAnswer>, method: Option<&Method>| {
                 let answer = answer.clone().unwrap_or_default();
@@ -305,28 +344,30 @@ fn rehearsal_json(report: &RehearsalReport, differences: &[RehearsalDifference],
                 value
             };
             json!({
-                "index": difference.index, "method": difference.method, "request": request,
+                "index": difference.index, "method": difference.method, "request": request, "module_before": sides.label(*at),
                 "before": one(&difference.before, old.as_ref()), "after": one(&difference.after, new.as_ref()),
             })
         })
         .collect();
+    let modules: Vec<Value> = heard
+        .modules
+        .iter()
+        .filter_map(|then| then.module.as_ref())
+        .map(|m| json!({ "digest": m.digest, "name": m.name, "version": m.version, "schema": m.schema, "since": m.activated_index }))
+        .collect();
     json!({
         "safe": is_safe(report), "commands": report.commands, "differing": report.differing,
         "first_index": report.first_index, "last_index": report.last_index, "notes": report.notes,
-        "before": { "module": report.module_before.as_ref().map(info_json), "cost": cost(&report.before) },
+        "before": { "module": report.module_before.as_ref().map(info_json), "modules": modules, "cost": cost(&report.before) },
         "after": { "activation": report.activation.as_ref().map(dry_run_json), "cost": cost(&report.after) },
         "differences": answers,
     })
 }
 
-fn methods(services: &Services, difference: &RehearsalDifference) -> (Option<Method>, Option<Method>) {
-    let named = |service: &Option<Service>| method(service.as_ref(), &difference.method);
-    (named(&services.before), named(&services.after))
-}
-
-fn print_rehearsal(report: &RehearsalReport, differences: &[RehearsalDifference], services: &Services, output: Output) {
+fn print_rehearsal(heard: &Heard, sides: &Sides, output: Output) {
+    let Heard { report, differences, .. } = heard;
     let activation = report.activation.clone().unwrap_or_default();
-    let old = report.module_before.as_ref().map(|m| format!("{} {}", m.name, m.version)).unwrap_or_default();
+    let old = sides.only_one().unwrap_or("the modules of then").to_owned();
     let mut new = format!("{} {}", activation.name, activation.version);
     if new == old {
         new = format!("{new} ({})", short_digest(&activation.digest));
@@ -336,8 +377,9 @@ fn print_rehearsal(report: &RehearsalReport, differences: &[RehearsalDifference]
         report.notes.iter().for_each(|note| output.line(&format!("note: {note}")));
         return;
     }
-    let alike = report.differing == 0;
+    let alike = report.differing == 0 && report.commands > 0;
     let verdict = match report.differing {
+        _ if report.commands == 0 => "there was nothing to compare".to_owned(),
         0 => "every command is answered alike".to_owned(),
         1 => "1 command is answered differently".to_owned(),
         several => format!("{} are answered differently", counted(several, "command")),
@@ -371,13 +413,16 @@ fn print_rehearsal(report: &RehearsalReport, differences: &[RehearsalDifference]
     output.print_table(&table);
 
     output.line("");
-    output.line(&format!("the activation of {new} came first, at the same place:"));
+    output
+        .line(&format!("the activation of {new} came first, on the state at log index {}:", grouped(activation.index)));
     print_activation(&activation, output);
 
-    for difference in differences.iter().take(DIFFERENCES_SHOWN_MAX) {
-        let (old, new) = methods(services, difference);
+    for found in differences.iter().take(DIFFERENCES_SHOWN_MAX) {
+        let (old, new) = sides.methods(found);
+        let (at, difference) = found;
         output.line("");
-        output.line(&format!("index {}  {}", grouped(difference.index), difference.method));
+        let then = if sides.only_one().is_some() { String::new() } else { format!("  ({})", sides.label(*at)) };
+        output.line(&format!("index {}  {}{then}", grouped(difference.index), difference.method));
         output.line(&format!("  asked   {}", request_text(&difference.payload, old.as_ref().or(new.as_ref()))));
         for (label, answer, method) in [("before", &difference.before, old), ("after ", &difference.after, new)] {
             let text = answer.as_ref().map(|answer| answer_text(answer, method.as_ref())).unwrap_or_default();
@@ -434,8 +479,9 @@ mod tests {
 
     #[test]
     fn only_equal_answers_after_a_good_activation_are_safe() {
-        let good = RehearsalReport { activation: Some(DryRunReport::default()), ..Default::default() };
+        let good = RehearsalReport { activation: Some(DryRunReport::default()), commands: 1, ..Default::default() };
         assert!(is_safe(&good));
+        assert!(!is_safe(&RehearsalReport { commands: 0, ..good.clone() }));
         assert!(!is_safe(&RehearsalReport { differing: 1, ..good.clone() }));
         let refused = DryRunReport { refused: "init failed".into(), ..Default::default() };
         assert!(!is_safe(&RehearsalReport { activation: Some(refused), ..good }));

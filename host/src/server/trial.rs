@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use nix::sys::statvfs::statvfs;
 use telegraft_proto::v1::{
     DryRunReport, RehearsalCost, RehearsalDifference, RehearsalEvent, RehearsalProgress, RehearsalReport,
-    RehearsedAnswer, SchemaChange, TableChange, TryModule, rehearsal_event::Event,
+    RehearsedAnswer, RehearsedModule, SchemaChange, TableChange, TryModule, rehearsal_event::Event,
 };
 use telegraft_raft::Storage;
 use telegraft_sandbox::{
@@ -123,7 +123,7 @@ impl Trials {
     ///
     /// What the client is to see at once; what goes wrong later comes as the stream's end.
     pub async fn rehearse(&self, stream: Streaming<TryModule>) -> Result<RehearsalStream, Status> {
-        let (wanted, permit) = self.admit(stream, 5).await?;
+        let (wanted, permit) = self.admit(stream, 6).await?;
         if wanted.last == 0 {
             return Err(bad_call("`last` says how many of the newest commands are replayed: at least 1"));
         }
@@ -309,9 +309,10 @@ fn refused(error: TrialError) -> Status {
     let (code, reason) = match &error {
         TrialError::Module(_) => (Code::FailedPrecondition, Reason::BadModule),
         TrialError::NoModule => (Code::FailedPrecondition, Reason::NoModule),
-        TrialError::Halted(_) | TrialError::Compacted { .. } | TrialError::NoCommands { .. } => {
-            (Code::FailedPrecondition, Reason::TrialFailed)
-        }
+        TrialError::Halted(_)
+        | TrialError::Stalled { .. }
+        | TrialError::Compacted { .. }
+        | TrialError::NoCommands { .. } => (Code::FailedPrecondition, Reason::TrialFailed),
         TrialError::Log(_) | TrialError::Fault(_) => (Code::Internal, Reason::TrialFailed),
         TrialError::Stopped => (Code::Cancelled, Reason::TrialFailed),
     };
@@ -385,6 +386,10 @@ fn rehearsal_event(event: trial::RehearsalEvent) -> Event {
             };
             Event::Progress(RehearsalProgress { stage: stage.to_owned(), done, total })
         }
+        trial::RehearsalEvent::Module(active) => Event::Module(RehearsedModule {
+            module: Some(module_info(&active.record, true)),
+            service: active.service.clone().into(),
+        }),
         trial::RehearsalEvent::Difference(difference) => {
             let Difference { index, method, payload, before, after } = *difference;
             let (before, after) = (Some(answer(before)), Some(answer(after)));

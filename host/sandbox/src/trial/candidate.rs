@@ -109,9 +109,18 @@ fn apply_one(machine: &mut SqliteMachine, command: &Command) -> Result<Outcome, 
     outcomes.pop().ok_or_else(|| halted(machine))
 }
 
-/// The machine answered fewer entries than it was given.
-pub(super) fn halted(machine: &SqliteMachine) -> TrialError {
-    TrialError::Halted(machine.halted().unwrap_or_else(|| "it does not say why".to_owned()))
+/// The machine did not take the candidate's entries.
+fn halted(machine: &SqliteMachine) -> TrialError {
+    TrialError::Halted(why_halted(machine))
+}
+
+/// The machine answered fewer entries of the log than it was given.
+pub(super) fn stalled(machine: &SqliteMachine) -> TrialError {
+    TrialError::Stalled { at: machine.applied_index() + 1, why: why_halted(machine) }
+}
+
+fn why_halted(machine: &SqliteMachine) -> String {
+    machine.halted().unwrap_or_else(|| "it does not say why".to_owned())
 }
 
 /// Sets the machine's applied index back, so that what comes next comes at its own index.

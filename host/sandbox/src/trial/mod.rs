@@ -3,8 +3,8 @@
 //! upload, the activation) at the indexes where they would come. Nothing is simulated, and nothing is replicated.
 //!
 //! - [`Trial::dry_run`]: the activation on a copy of the live state.
-//! - [`Trial::rehearse`]: the newest commands of the log, replayed by the active module and by the new one, on two copies of the
-//!   state from before them.
+//! - [`Trial::rehearse`]: the newest commands of the log, replayed by the modules that were active and by the new one, on two
+//!   copies of the state from before them.
 //!
 //! The live machine is only read: a copy is made inside one read transaction ([`copy`]), beside which apply goes on;
 //! while it lasts, frames of the write-ahead log cannot be given up, so the file grows by what is applied meanwhile. What
@@ -18,6 +18,7 @@ mod dry_run;
 mod rehearse;
 mod replay;
 mod schema_changes;
+mod window;
 
 use std::{
     fs, io,
@@ -62,9 +63,20 @@ pub enum TrialError {
     /// There is nothing to compare with.
     #[error("no module is active, so there is nothing to compare with: activate one, or try this one with a dry run")]
     NoModule,
-    /// The copy stands still, as the machine does, or as it would where it had to apply the log's older entries again.
+    /// The copy stands still, as the machine does, or at the activation of the candidate.
     #[error("a copy of this host's machine stands still: {0}. Try it on another host")]
     Halted(String),
+    /// The log's older entries cannot be applied again.
+    #[error(
+        "this host's log cannot be applied once more: a copy of its machine stands still before index {at}: {why}. Try it \
+         on another host; a dry run needs no log"
+    )]
+    Stalled {
+        /// The entry before which it stands.
+        at: Index,
+        /// In the words of a machine that has halted.
+        why: String,
+    },
     /// The state from before the newest commands cannot be made again.
     #[error(
         "the state from before the newest commands cannot be rebuilt: this host's log was compacted and begins at index \
@@ -74,10 +86,12 @@ pub enum TrialError {
         /// The first entry that there is.
         first: Index,
     },
-    /// The active module has had no command yet.
-    #[error("there is nothing to replay: no command has come since the active module was activated at index {since}")]
+    /// No module has had a command yet.
+    #[error(
+        "there is nothing to replay: no command has come since a module was first activated (the present one at index {since})"
+    )]
     NoCommands {
-        /// Index of the activation.
+        /// Index of the newest activation; there was no command since an older one either.
         since: Index,
     },
     /// The log.

@@ -1,14 +1,16 @@
-//! The same commands by two machines, side by side: what each answered, and what it took.
+//! The same commands by two machines, side by side: what each answered, and what it took. One goes through the log as it
+//! was, with every change of its module; the other has the candidate throughout.
 
 use bytes::Bytes;
 use prost::Message;
 use telegraft_node::ports::{Code, Machine, Outcome, Rejection};
-use telegraft_proto::internal::{Call, Command, command::Body};
+use telegraft_proto::{internal::command::Body, v1::RolledBack};
 use telegraft_raft::{Entry, EntryKind, Index};
 
 use super::{
     TrialError,
-    candidate::{halted, nanoseconds},
+    candidate::{nanoseconds, stalled},
+    window::body_of,
 };
 use crate::{apply::SqliteMachine, guest::Cost};
 
@@ -24,7 +26,7 @@ pub struct Difference {
     pub method: String,
     /// Its payload, of which at most 64 KiB.
     pub payload: Bytes,
-    /// Of the active module.
+    /// Of the module that was active then.
     pub before: Answer,
     /// Of the candidate.
     pub after: Answer,
@@ -93,9 +95,20 @@ fn is_exhausted(rejection: &Rejection) -> bool {
     out_of_fuel || rejection.code == Code::ResourceExhausted
 }
 
+/// The old side has another module from this entry on.
+#[derive(Clone, Debug)]
+pub(super) struct Switch {
+    /// The activation or the rollback.
+    pub at: Index,
+    /// What the rollback did, where it is one.
+    pub rolled_back: Option<RolledBack>,
+}
+
 /// Two machines at the same index, and what they have taken so far.
 pub(super) struct SideBySide {
+    /// Goes through the log as it was.
     pub old: SqliteMachine,
+    /// Has the candidate, whatever the log says.
     pub new: SqliteMachine,
     pub before: ReplayCost,
     pub after: ReplayCost,
@@ -103,7 +116,7 @@ pub(super) struct SideBySide {
     pub commands: u64,
     /// Commands that were answered differently.
     pub differing: u64,
-    /// Entries that were left out.
+    /// Entries that the new side did without, but for changes of the module.
     pub left_out: u64,
 }
 
@@ -115,19 +128,25 @@ impl SideBySide {
         SideBySide { old, new, before, after, commands: 0, differing: 0, left_out: 0 }
     }
 
-    /// Applies these on both; hands over what is answered differently.
-    pub(super) fn apply(&mut self, entries: Vec<Entry>, mut on: impl FnMut(Difference)) -> Result<(), TrialError> {
-        let mut calls = Vec::with_capacity(entries.len());
-        let mut replayed = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let call = call_of(&entry);
-            replayed.push(if call.is_some() || decides_calls(&entry) { entry } else { self.leave_out(entry) });
-            calls.push(call);
-        }
-        let old = answers(&mut self.old, &replayed)?;
-        let new = answers(&mut self.new, &replayed)?;
-        for ((entry, call), (before, after)) in replayed.iter().zip(calls).zip(old.into_iter().zip(new)) {
-            let Some(call) = call else { continue };
+    /// Applies these; hands over what is answered differently. An entry that may change the module must be the last of them.
+    pub(super) fn apply(
+        &mut self,
+        entries: &[Entry],
+        mut on: impl FnMut(Difference),
+    ) -> Result<Option<Switch>, TrialError> {
+        let bodies: Vec<Option<Body>> = entries.iter().map(body_of).collect();
+        let for_new: Vec<Entry> = entries.iter().zip(&bodies).map(|(entry, body)| self.for_new(entry, body)).collect();
+        let active_since = self.old.committed.meta.activated;
+        let old = answers(&mut self.old, entries)?;
+        let new = answers(&mut self.new, &for_new)?;
+        let mut switch = None;
+        let now_since = self.old.committed.meta.activated;
+        for (((entry, body), before), after) in entries.iter().zip(bodies).zip(old).zip(new) {
+            if entry.index == now_since && now_since != active_since {
+                self.left_out -= 1;
+                switch = Some(Switch { at: entry.index, rolled_back: rolled_back(body.as_ref(), &before.0) });
+            }
+            let Some(Body::Call(call)) = body else { continue };
             self.commands += 1;
             self.before.add(&before.0, &before.1);
             self.after.add(&after.0, &after.1);
@@ -142,34 +161,25 @@ impl SideBySide {
                 });
             }
         }
-        Ok(())
+        Ok(switch)
     }
 
-    fn leave_out(&mut self, entry: Entry) -> Entry {
+    /// The entry as the new side gets it: nothing, at the same index, where it would mean something else there. That are uploads,
+    /// changes of the module, and the replicas' talk about their digests.
+    fn for_new(&mut self, entry: &Entry, body: &Option<Body>) -> Entry {
+        if matches!(body, Some(Body::Call(_) | Body::SetLimits(_) | Body::EndReuse(_))) {
+            return entry.clone();
+        }
         self.left_out += u64::from(entry.kind == EntryKind::Normal && !entry.data.is_empty());
-        Entry { data: Bytes::new(), ..entry }
+        Entry { data: Bytes::new(), ..entry.clone() }
     }
 }
 
-/// The command for the guest in an entry, if it is one.
-pub(super) fn call_of(entry: &Entry) -> Option<Call> {
-    match body_of(entry)? {
-        Body::Call(call) => Some(call),
+fn rolled_back(body: Option<&Body>, outcome: &Outcome) -> Option<RolledBack> {
+    match (body, outcome) {
+        (Some(Body::Rollback(_)), Ok(reply)) => RolledBack::decode(reply.clone()).ok(),
         _ => None,
     }
-}
-
-fn body_of(entry: &Entry) -> Option<Body> {
-    if entry.kind != EntryKind::Normal || entry.data.is_empty() {
-        return None;
-    }
-    Command::decode(entry.data.clone()).ok()?.body
-}
-
-/// Entries other than commands that decide what commands give: budgets, and whether instances live on. Uploads,
-/// activations that were refused, and the replicas' talk about their digests would mean something else on a copy.
-fn decides_calls(entry: &Entry) -> bool {
-    matches!(body_of(entry), Some(Body::SetLimits(_) | Body::EndReuse(_)))
 }
 
 /// One outcome and cost for each entry.
@@ -182,7 +192,7 @@ fn answers(machine: &mut SqliteMachine, entries: &[Entry]) -> Result<Vec<(Outcom
     // Where an entry ran twice, because a later one cost the transaction, the last run counts.
     costs.reverse();
     if outcomes.len() != entries.len() {
-        return Err(halted(machine));
+        return Err(stalled(machine));
     }
     let cost = |index: Index| costs.iter().find(|(at, _)| *at == index).map(|(_, cost)| *cost).unwrap_or_default();
     Ok(entries.iter().zip(outcomes).map(|(entry, outcome)| (outcome, cost(entry.index))).collect())

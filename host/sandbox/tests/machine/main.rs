@@ -9,6 +9,7 @@ mod prices;
 mod probe;
 mod reach;
 mod reading;
+mod rehearsal;
 mod replay;
 mod reuse;
 mod sessions;

@@ -20,32 +20,36 @@ use telegraft_sandbox::trial::{
 use crate::probe::{PROBE, Probe, Rig, activation, call, command, entry, message, sandbox, whole, with_session};
 
 /// A machine whose entries are kept in a log.
-struct Logged {
-    rig: Rig,
-    log: MemStorage,
+pub struct Logged {
+    pub rig: Rig,
+    pub log: MemStorage,
 }
 
 impl Logged {
-    fn empty() -> Logged {
+    pub fn empty() -> Logged {
         Logged { rig: Rig::empty(), log: MemStorage::new() }
     }
 
     /// With the probe active, at index 2.
-    fn probe() -> Logged {
+    pub fn probe() -> Logged {
         let mut logged = Logged::empty();
         logged.install(&PROBE);
         logged
     }
 
-    fn install(&mut self, probe: &Probe) {
+    pub fn install(&mut self, probe: &Probe) {
+        self.install_with(probe, false);
+    }
+
+    pub fn install_with(&mut self, probe: &Probe, reuse: bool) {
         let module = probe.build();
-        for body in [whole(&module), activation(&module, false)] {
+        for body in [whole(&module), activation(&module, reuse)] {
             let outcome = self.one(body);
             assert!(outcome.is_ok(), "{outcome:?}");
         }
     }
 
-    fn one(&mut self, body: Body) -> Outcome {
+    pub fn one(&mut self, body: Body) -> Outcome {
         let index = self.rig.next();
         self.command(command(index, body))
     }
@@ -56,7 +60,7 @@ impl Logged {
         self.rig.machine.apply(&[entry]).expect("apply").remove(0)
     }
 
-    fn insert(&mut self, k: u32) {
+    pub fn insert(&mut self, k: u32) {
         let outcome = self.one(call("execute", format!("INSERT INTO t VALUES({k}, 'v{k}')")));
         assert!(outcome.is_ok(), "{outcome:?}");
     }
@@ -65,31 +69,43 @@ impl Logged {
         self.rig.dir.join("trials")
     }
 
-    fn dry_run(&self, probe: &Probe) -> Result<DryRun, TrialError> {
+    pub fn dry_run(&self, probe: &Probe) -> Result<DryRun, TrialError> {
         dry_run(&self.rig, &candidate(probe))
     }
 
-    fn rehearse(&self, probe: &Probe, last: u64) -> Result<(Rehearsal, Vec<Difference>), TrialError> {
-        let mut differences = Vec::new();
+    pub fn rehearse(&self, probe: &Probe, last: u64) -> Result<(Rehearsal, Vec<Difference>), TrialError> {
+        self.rehearse_seen(probe, last).map(|(report, seen)| (report, differences(seen)))
+    }
+
+    pub fn rehearse_seen(&self, probe: &Probe, last: u64) -> Result<(Rehearsal, Vec<RehearsalEvent>), TrialError> {
+        let mut seen = Vec::new();
         let (folder, sandbox) = (self.folder(), sandbox());
         let trial = Trial { sandbox: &sandbox, live: &self.rig.reader, folder: &folder, stop: &|| false };
         let report = trial.rehearse(&candidate(probe), &self.log, last, &mut |event| {
-            if let RehearsalEvent::Difference(difference) = event {
-                differences.push(*difference);
+            if !matches!(event, RehearsalEvent::Progress { .. }) {
+                seen.push(event);
             }
         })?;
-        Ok((report, differences))
+        Ok((report, seen))
     }
 
     /// What a trial must not move.
-    fn fingerprint(&self) -> (Index, String, Vec<telegraft_sandbox::ModuleRecord>) {
+    pub fn fingerprint(&self) -> (Index, String, Vec<telegraft_sandbox::ModuleRecord>) {
         (self.rig.reader.applied_index(), self.rig.digest(), self.rig.reader.modules().expect("modules"))
     }
 
-    fn nothing_is_left(&self) {
+    pub fn nothing_is_left(&self) {
         let left: Vec<_> = fs::read_dir(self.folder()).expect("folder").collect();
         assert!(left.is_empty(), "{left:?}");
     }
+}
+
+pub fn differences(seen: Vec<RehearsalEvent>) -> Vec<Difference> {
+    let difference = |event| match event {
+        RehearsalEvent::Difference(difference) => Some(*difference),
+        _ => None,
+    };
+    seen.into_iter().filter_map(difference).collect()
 }
 
 fn dry_run(rig: &Rig, candidate: &Candidate) -> Result<DryRun, TrialError> {
@@ -106,7 +122,7 @@ fn of_bytes(bytes: Vec<u8>) -> Candidate {
 }
 
 /// Another version that answers `x…` otherwise and traps at `y…`.
-fn other() -> Probe {
+pub fn other() -> Probe {
     Probe {
         version: "2.0.0",
         call_text:
@@ -325,26 +341,6 @@ fn a_rehearsal_migrates_the_state_from_before_the_commands() {
     let (report, _) = logged.rehearse(&failing, 4).unwrap();
     assert!(report.activation.activation.refused.is_some_and(|why| why.message.contains("trapped")));
     assert_eq!((report.commands, report.notes.len()), (0, 1));
-}
-
-#[test]
-fn a_rehearsal_goes_back_to_the_newest_activation_and_leaves_out_what_is_no_command() {
-    let mut logged = Logged::probe();
-    logged.insert(1);
-    // The present module; what came before is another's.
-    logged.install(&Probe { version: "1.1.0", ..PROBE });
-    let since = logged.rig.machine.applied_index();
-    logged.insert(2);
-    // Between the commands: an upload, and activations that are refused.
-    let failing = Probe { init_text: "(unreachable)", ..risen() }.build();
-    logged.one(whole(&failing)).unwrap();
-    logged.one(activation(&failing, false)).unwrap_err();
-    logged.insert(3);
-    let (report, differences) = logged.rehearse(&other(), 100).unwrap();
-    assert_eq!((report.commands, report.first_index, differences.len()), (2, since + 1, 0));
-    assert_eq!(report.before.version, "1.1.0");
-    let notes = report.notes.join("\n");
-    assert!(notes.contains("100 commands were asked for") && notes.contains("2 entries"), "{notes}");
 }
 
 #[test]
