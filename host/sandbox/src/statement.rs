@@ -17,6 +17,7 @@ use crate::{
     database::{Database, SQL_BYTES_CACHED_MAX, Schema, VALUE_BYTES_HOST},
     effects::table_size,
     errors::{SqlEnd, fault, is_guests, over},
+    functions,
     guest::{bindings::telegraft::machine::store, rejection},
     keys::Keys,
     policy::{self, Mode, Policy, SAME_NAMES},
@@ -333,7 +334,10 @@ impl Database {
             ErrorCode::AuthorizationForStatementDenied => store::Error::Denied(message),
             // On the writing connection it is the file system's word.
             ErrorCode::ReadOnly if !self.writable => store::Error::Denied(message),
-            code if is_guests(code) => store::Error::Invalid(message),
+            code if is_guests(code) => match functions::refusal_of_missing(&message) {
+                Some(why) => store::Error::Denied(why),
+                None => store::Error::Invalid(message),
+            },
             _ => return SqlEnd::Ended(fault("a module's statement failed", &error).into()),
         })
     }

@@ -212,6 +212,13 @@ pub(crate) fn refusal(name: &str) -> String {
     }
 }
 
+/// The refusal in the place of SQLite's own message that there is no such function, where it is one of [`REFUSED`] that this
+/// build of SQLite does not have.
+pub(crate) fn refusal_of_missing(message: &str) -> Option<String> {
+    let (_, name) = message.split_once("no such function: ")?;
+    REFUSED.iter().any(|(names, _)| names.iter().any(|n| n.eq_ignore_ascii_case(name))).then(|| refusal(name))
+}
+
 /// What a replacement answers. Text may be anything that SQLite takes for text.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {

@@ -94,6 +94,29 @@ fn what_could_differ_between_replicas_or_belongs_to_the_host_is_denied() {
 }
 
 #[test]
+fn a_function_that_this_build_lacks_is_refused_as_one_that_it_has() {
+    let mut rig = Rig::probe();
+    rig.one(call("exec", "CREATE VIEW root AS SELECT sqrt(2) AS r")).unwrap();
+    for (sql, words) in [
+        ("SELECT sqrt(2)", "the function sqrt() is not available to a module: it comes from the C library"),
+        ("SELECT SQRT(2)", "compute it in the module"),
+        ("SELECT r FROM root", "compute it in the module"),
+        ("SELECT fts5(1)", "virtual tables are not available to a module"),
+        ("SELECT changes()", "use the count that `execute` returns"),
+    ] {
+        let outcome = rig.one(call("q", sql));
+        assert_eq!(code(&outcome), Some(Code::PermissionDenied), "{sql}: {outcome:?}");
+        assert!(message(&outcome).contains(words), "{sql}: {outcome:?}");
+    }
+    // One that nobody has ever heard of is a slip of the author's.
+    let outcome = rig.one(call("q", "SELECT squirt(2)"));
+    assert!(
+        code(&outcome) == Some(Code::InvalidArgument) && message(&outcome).contains("no such function"),
+        "{outcome:?}"
+    );
+}
+
+#[test]
 fn functions_hidden_in_the_schema_are_refused_where_they_would_run() {
     let mut rig = Rig::probe();
     rig.one(call("exec", "CREATE VIEW v1 AS SELECT changes() AS r")).unwrap();
