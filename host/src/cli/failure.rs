@@ -86,7 +86,7 @@ impl Failure {
             "unknown" => message.push_str("\n  applied: unknown, the write may or may not have happened"),
             _ => {}
         }
-        if let Some(advice) = advice(code, &reason, &applied) {
+        if let Some(advice) = advice(code, &reason, &applied, text) {
             message.push_str(&format!("\n  what to do: {advice}"));
         }
         let details = json!({
@@ -187,7 +187,7 @@ pub fn code_name(code: Code) -> &'static str {
 }
 
 /// What a person can do about it, where that is not plain from the message.
-fn advice(code: Code, reason: &str, applied: &str) -> Option<&'static str> {
+fn advice(code: Code, reason: &str, applied: &str, text: &str) -> Option<&'static str> {
     match (reason, code) {
         ("NO_MODULE", _) => Some("upload and activate a module: telegraft module activate FILE"),
         ("NO_LEADER" | "LEADER_CHANGED" | "NOT_TRANSFERRED", _) if applied == "no" => {
@@ -195,7 +195,7 @@ fn advice(code: Code, reason: &str, applied: &str) -> Option<&'static str> {
         }
         ("OVERLOADED", _) => Some("try again in a moment, or with fewer clients at once"),
         ("HALTED", _) => Some("ask another host with --host ADDR; `telegraft status` shows which ones are well"),
-        ("REJECTED", Code::ResourceExhausted) => {
+        ("REJECTED", Code::ResourceExhausted | Code::Aborted) if names_a_budget(text) => {
             Some("`telegraft machine limits` shows the machine's budgets, and sets them")
         }
         (_, Code::DeadlineExceeded) if applied != "no" => Some(
@@ -207,10 +207,27 @@ fn advice(code: Code, reason: &str, applied: &str) -> Option<&'static str> {
     }
 }
 
+/// Whether it is a machine's word that a budget ran out which can be set; other bounds are fixed, and a module may refuse with the
+/// same code for reasons of its own.
+fn names_a_budget(text: &str) -> bool {
+    const WORDS: [&str; 8] = [
+        "ran out of fuel (budget",
+        "(memory_bytes)",
+        "used up its SQL budget of",
+        "a query's result has more than",
+        "a query's result is over",
+        "(reply_bytes)",
+        "(database_bytes)",
+        "(module_bytes)",
+    ];
+    WORDS.iter().any(|words| text.contains(words))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
+    use bytes::Bytes;
     use tonic_types::ErrorDetails;
 
     use super::*;
@@ -247,6 +264,23 @@ mod tests {
     fn a_missing_module_comes_with_the_command_to_type() {
         let failure = Failure::of_status("asking", &refusal(Code::FailedPrecondition, "NO_MODULE", "no"));
         assert!(failure.message.contains("telegraft module activate FILE"), "{}", failure.message);
+    }
+
+    #[test]
+    fn the_way_to_set_budgets_is_said_only_of_those_that_can_be_set() {
+        let said = |code, text: &str| {
+            let refused = refusal(code, "REJECTED", "no");
+            let status = Status::with_details(code, text, Bytes::copy_from_slice(refused.details()));
+            Failure::of_status("sending", &status).message.contains("telegraft machine limits")
+        };
+        let exhausted = Code::ResourceExhausted;
+        assert!(said(exhausted, "the call used up its SQL budget of 5000000 steps"));
+        assert!(said(exhausted, "the init of module a 1 failed: a query's result has more than 7 rows"));
+        assert!(said(exhausted, "the module's reply of 9 bytes is over the budget of 5 (reply_bytes)"));
+        assert!(said(Code::Aborted, "the module ran out of fuel (budget 100)"));
+        assert!(!said(Code::Aborted, "the module trapped: unreachable"));
+        assert!(!said(exhausted, "the call handed over more than 268435456 bytes to the store and the log"));
+        assert!(!said(exhausted, "no seats are left"), "a module's own word");
     }
 
     #[test]
