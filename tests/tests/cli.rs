@@ -52,6 +52,8 @@ async fn a_wrong_command_line_is_an_object_for_machines_and_help_is_help() -> Re
         (&["--json", "no-such-command"][..], "no-such-command"),
         (&["module", "rehearse", "m.wasm", "--last", "0", "--json"], "--last <N>"),
         (&["--json", "machine"], "Usage: telegraft machine"),
+        // Nobody can be asked here, with JSON or without.
+        (&["module", "rollback", "--discard-since-activation", "--json"], "--yes"),
     ] {
         let ran = telegraft(arguments).await?;
         let error: Value = serde_json::from_str(&ran.stderr).with_context(|| format!("no JSON: {ran:?}"))?;
@@ -60,6 +62,8 @@ async fn a_wrong_command_line_is_an_object_for_machines_and_help_is_help() -> Re
     }
     let plain = telegraft(&["no-such-command"]).await?;
     ensure!(plain.code == 2 && plain.stderr.starts_with("error: "), "{plain:?}");
+    let unasked = telegraft(&["module", "rollback", "--discard-since-activation"]).await?;
+    ensure!(unasked.code == 2 && unasked.stderr.contains("say so with --yes"), "{unasked:?}");
     let help = telegraft(&["--json", "module", "rehearse", "--help"]).await?;
     ensure!(help.code == 0 && help.stderr.is_empty(), "{help:?}");
     ensure!(help.stdout.contains("whichever modules were active"), "{help:?}");

@@ -97,9 +97,24 @@ pub struct RollbackArgs {
     /// unknown can be repeated
     #[arg(long, value_name = "DIGEST")]
     from: Option<String>,
-    /// Do not ask before something is lost
+    /// Do not ask before something is lost; needed where nobody can be asked (no terminal, or --json)
     #[arg(long, short = 'y')]
     yes: bool,
+}
+
+impl RollbackArgs {
+    /// What loses something needs a word: of who sits at a terminal, or beforehand.
+    fn check(&self, output: Output) -> Result<(), Failure> {
+        let can_be_asked = !output.json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        if !self.discard_since_activation || self.yes || can_be_asked {
+            return Ok(());
+        }
+        Err(Failure::usage(
+            "--discard-since-activation loses what commands have written since the activation, and nobody can be asked here \
+             whether that is wanted (no terminal, or --json): say so with --yes. Without --discard-since-activation nothing is \
+             lost; where there is no other way, the refusal says how many commands it would cost",
+        ))
+    }
 }
 
 /// Runs a `module` command.
@@ -133,9 +148,10 @@ pub async fn run(hosts: &[String], timeout: Duration, command: &ModuleCommand, o
             print_activated(&activated, output)
         }
         ModuleCommand::Rollback(args) => {
+            args.check(output)?;
             let connection = Connection::to_any(hosts, timeout).await?;
             let before = list(&connection).await?;
-            print_rolled_back(&before, &rollback(&connection, &before, args, output).await?, output)
+            print_rolled_back(&before, &rollback(&connection, &before, args).await?, output)
         }
         ModuleCommand::Rehearse(args) => {
             let bytes = read(&args.file)?;
@@ -231,14 +247,9 @@ pub async fn activate(connection: &Connection, digest: &str, reuse: bool) -> Res
 }
 
 /// Goes back to the module before, by the way that was asked for and no other.
-async fn rollback(
-    connection: &Connection,
-    modules: &[ModuleInfo],
-    args: &RollbackArgs,
-    output: Output,
-) -> Result<RolledBack, Failure> {
+async fn rollback(connection: &Connection, modules: &[ModuleInfo], args: &RollbackArgs) -> Result<RolledBack, Failure> {
     let discard_since_activation = args.discard_since_activation;
-    if discard_since_activation && !args.yes && !output.json {
+    if discard_since_activation && !args.yes {
         let present = modules.iter().find(|module| module.active);
         let name =
             present.map_or("the present module".to_owned(), |module| format!("{} {}", module.name, module.version));
@@ -270,12 +281,9 @@ async fn rollback(
     })
 }
 
-/// Asks on a terminal whether to go on. Where nobody can be asked, the flag has said it.
+/// Asks on the terminal whether to go on.
 fn confirm(what: &str) -> Result<(), Failure> {
     let (input, mut prompt) = (std::io::stdin(), std::io::stderr());
-    if !input.is_terminal() || !prompt.is_terminal() {
-        return Ok(());
-    }
     let _ = write!(prompt, "{what}\nGo back, and lose that? [y/N] ");
     let _ = prompt.flush();
     let mut answer = String::new();
