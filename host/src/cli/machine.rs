@@ -231,29 +231,48 @@ fn print_history(entries: &[HistoryEntry], output: Output) -> Result<(), Failure
         return Ok(());
     }
     let mut table = output.table(&["index", "time", "what", "module", "schema", "commands", "engine", "detail"]);
-    for entry in entries {
+    for (place, entry) in entries.iter().enumerate() {
         let what = match entry.what.as_str() {
             "activation-refused" | "rollback-refused" | "reuse-ended" | "replicas-differ" => output.bad(&entry.what),
             _ => entry.what.as_str().into(),
         };
-        let module = match entry.digest.as_str() {
-            "" => String::new(),
-            digest => format!("{} {} ({})", entry.name, entry.version, short_digest(digest)),
-        };
-        let schema = if entry.digest.is_empty() { String::new() } else { entry.schema.to_string() };
+        let older = entries.get(place + 1..).unwrap_or_default();
+        // A rollback that was refused leaves the module that it was to leave; the line itself names the other.
+        let refused = entry.what == "rollback-refused";
+        let concerned = if refused { active(older) } else { Some(entry).filter(|entry| !entry.digest.is_empty()) };
+        let schema = concerned.map(|entry| entry.schema.to_string()).unwrap_or_default();
+        let detail = if refused { refused_rollback(entry, concerned) } else { detail(entry) };
         table.add_row(vec![
             number(entry.index),
             time(entry.time_us).into(),
             what,
-            module.trim_start().into(),
+            concerned.map(module).unwrap_or_default().trim_start().into(),
             number(schema),
             number(grouped(entry.commands)),
-            entry.engine.as_str().into(),
-            detail(entry).into(),
+            concerned.map_or("", |entry| &entry.engine).into(),
+            detail.into(),
         ]);
     }
     output.print_table(&table);
     Ok(())
+}
+
+/// The module of a line.
+fn module(entry: &HistoryEntry) -> String {
+    format!("{} {} ({})", entry.name, entry.version, short_digest(&entry.digest))
+}
+
+/// The line by which the module came that was active after these, the newest first; none where they do not reach back so far.
+fn active(lines: &[HistoryEntry]) -> Option<&HistoryEntry> {
+    lines.iter().find(|entry| matches!(entry.what.as_str(), "activated" | "rolled-back"))
+}
+
+/// The detail of a rollback that was refused: what was not gone back to, and why.
+fn refused_rollback(entry: &HistoryEntry, active: Option<&HistoryEntry>) -> String {
+    let why = detail(entry);
+    // Where the host that was asked had not yet applied what the rollback was about, it named the one that was active.
+    let itself = active.is_some_and(|active| active.digest == entry.digest);
+    if entry.digest.is_empty() || itself { why } else { format!("not taken back to {}: {why}", module(entry)) }
 }
 
 /// A line's detail as people read it: budgets in the units that they are written in, counts in groups, digests by their first
@@ -359,6 +378,31 @@ mod tests {
         for as_it_is in ["data layout risen from 1", "rows from few to many", "colour from 1 to 2", "", "a, b:  c"] {
             assert_eq!(shown(as_it_is), as_it_is);
         }
+    }
+
+    #[test]
+    fn a_refused_rollback_is_the_story_of_the_module_that_goes_on() {
+        let line = |what: &str, version: &str, detail: &str| HistoryEntry {
+            what: what.into(),
+            name: "probe".into(),
+            version: version.into(),
+            digest: version.repeat(20),
+            detail: detail.into(),
+            ..HistoryEntry::default()
+        };
+        // The newest first, as it is asked for: one to the module before, and one by a host that was behind.
+        let lines = [
+            line("rollback-refused", "2.0", "the active module is another"),
+            line("rollback-refused", "1.0", "no downgrade"),
+            line("activation-refused", "3.0", "init failed"),
+            line("activated", "2.0", ""),
+            line("activated", "1.0", ""),
+        ];
+        let goes_on = active(&lines[2..]);
+        assert_eq!(goes_on.map(|entry| entry.version.as_str()), Some("2.0"));
+        assert_eq!(refused_rollback(&lines[1], goes_on), "not taken back to probe 1.0 (1.01.01.01.0): no downgrade");
+        assert_eq!(refused_rollback(&lines[0], goes_on), "the active module is another");
+        assert_eq!(active(&lines[..3]), None);
     }
 
     #[test]
