@@ -126,7 +126,7 @@ impl Modules for ModulesService {
             "" => self.machine.active().map(|active| active.record.digest),
             digest => Some(self.resolve(digest, "from_digest")?),
         };
-        let to = self.module_before()?;
+        let to = self.module_before(from)?;
         let way = if discard_since_activation { Way::KeptState } else { Way::Unspecified };
         let rollback = Rollback {
             digest: Bytes::copy_from_slice(&to.0),
@@ -225,12 +225,13 @@ impl ModulesService {
         }
     }
 
-    /// The module that a rollback would go back to, as this host has applied it.
-    fn module_before(&self) -> Result<Digest, Status> {
+    /// The module that a rollback from `from` would go back to, as this host has applied it.
+    fn module_before(&self, from: Option<Digest>) -> Result<Digest, Status> {
         let found = self.machine.module_before().map_err(unreadable)?;
         found.map(|record| record.digest).ok_or_else(|| {
-            let message = "there is no module to go back to: `telegraft machine history` shows what was active";
-            status(Code::FailedPrecondition, Reason::BadCall, Applied::No, "", message)
+            let active = self.machine.active();
+            let message = nothing_before(active.as_ref().map(|active| &active.record), from);
+            status(Code::FailedPrecondition, Reason::NoModule, Applied::No, "", message)
         })
     }
 
@@ -242,6 +243,16 @@ impl ModulesService {
         let active = self.machine.active().is_some_and(|active| active.record.digest == record.digest);
         module_info(record, active)
     }
+}
+
+/// Why there is no module to go back to: first that another is active than the one to be left, where that is so.
+fn nothing_before(active: Option<&ModuleRecord>, from: Option<Digest>) -> String {
+    let other = active.filter(|active| from.is_some_and(|from| from != active.digest)).zip(from);
+    let first = other.map_or_else(String::new, |(active, from)| {
+        let ModuleRecord { name, version, digest, .. } = active;
+        format!("the active module is {name} {version} {digest}, and not the one that the rollback is to leave, {from}; and ")
+    });
+    format!("{first}there is no module to go back to: `telegraft machine history` shows what was active")
 }
 
 /// The machine's database cannot be read.

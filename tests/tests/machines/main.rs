@@ -401,7 +401,23 @@ async fn a_rollback_on_the_command_line_says_when_there_is_nothing_to_go_back_to
     let activated = at(cluster.client(1)?, &["module", "activate", &file]).await?;
     ensure!(activated.code == 0, "{activated:?}");
     let refused = at(cluster.client(1)?, &["module", "rollback"]).await?;
-    ensure!(refused.code == 1 && refused.stderr.contains("no module to go back to"), "{refused:?}");
+    ensure!(refused.code == 1 && refused.stderr.contains(": there is no module to go back to"), "{refused:?}");
+    ensure!(refused.stderr.contains("reason: NO_MODULE"), "{refused:?}");
+    // Uploaded, and never active.
+    let other = cluster.folder()?.join("other.wasm");
+    let bytes = Probe { version: "1.1.0", ..PROBE }.build()?;
+    fs::write(&other, &bytes)?;
+    let uploaded = at(cluster.client(1)?, &["module", "upload", &other.to_string_lossy()]).await?;
+    ensure!(uploaded.code == 0, "{uploaded:?}");
+    let digest = at(cluster.client(1)?, &["module", "list", "--json"]).await?.json()?["modules"]
+        .as_array()
+        .and_then(|all| all.iter().find(|module| module["version"] == "1.1.0"))
+        .and_then(|module| module["digest"].as_str().map(str::to_owned))
+        .context("the upload")?;
+    let refused = at(cluster.client(1)?, &["module", "rollback", "--from", &digest]).await?;
+    let (first, then) = ("the active module is probe 1.0.0", "there is no module to go back to");
+    let places = [first, then].map(|words| refused.stderr.find(words));
+    ensure!(refused.code == 1 && places[0].is_some() && places[0] < places[1], "{refused:?}");
     let listed = at(cluster.client(1)?, &["module", "list"]).await?;
     for part in ["ENGINE", "UPLOADED", "ACTIVATED", "probe", "wasmtime"] {
         ensure!(listed.stdout.contains(part), "{part} is not in\n{}", listed.stdout);
