@@ -3,8 +3,11 @@
 use std::fs;
 
 use bytes::Bytes;
-use telegraft_proto::internal::{Activate, Checkpoint, DigestReport, Rollback, command::Body, rollback::Way};
-use telegraft_raft::Index;
+use proptest::prelude::*;
+use prost::Message;
+use telegraft_node::ports::Machine;
+use telegraft_proto::internal::{Activate, Checkpoint, Command, DigestReport, Rollback, command::Body, rollback::Way};
+use telegraft_raft::{Entry, Index};
 use telegraft_sandbox::{
     Digest,
     trial::{RehearsalEvent, TrialError},
@@ -12,6 +15,7 @@ use telegraft_sandbox::{
 
 use crate::{
     probe::{PROBE, Probe, activation, call, command, entry, message, whole},
+    replay::{entries, steps},
     trial::{Logged, differences, other},
 };
 
@@ -288,4 +292,37 @@ fn what_an_operator_lets_the_machine_ignore_its_copy_ignores_too() {
     fs::remove_file(word).unwrap();
     let error = logged.rehearse(&other(), 1).unwrap_err();
     assert!(matches!(&error, TrialError::Stalled { at: 7, why } if why.contains("none has a majority")), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    /// Whatever is in the log: activations, ways back, budgets, the end of reuse, commands that cost the transaction.
+    #[test]
+    fn the_side_that_goes_through_the_log_answers_as_the_machine_did(steps in steps(), wanted in 1..80u64) {
+        let entries = entries(&steps);
+        let mut logged = Logged::empty();
+        logged.log.append(&entries).unwrap();
+        let outcomes = logged.rig.machine.apply(&entries).unwrap();
+        let candidate = Probe { version: "3", schema: 2, ..PROBE };
+        let (report, seen) = logged.rehearse_seen(&candidate, wanted).unwrap();
+        prop_assert!(!report.notes.iter().any(|note| note.contains("did not come to")), "{:?}", report.notes);
+        if report.activation.activation.refused.is_some() {
+            prop_assert_eq!(report.commands, 0);
+            return Ok(());
+        }
+        let is_call = |entry: &Entry| matches!(
+            Command::decode(entry.data.clone()).map(|command| command.body),
+            Ok(Some(Body::Call(_)))
+        );
+        let replayed = entries.iter().zip(&outcomes).filter(|(entry, _)| entry.index >= report.first_index && is_call(entry));
+        let (replies, rejections): (Vec<_>, Vec<_>) = replayed.map(|(_, outcome)| outcome).partition(|outcome| outcome.is_ok());
+        let cost = report.cost_before;
+        prop_assert_eq!((cost.replies, cost.rejections), (replies.len() as u64, rejections.len() as u64));
+        prop_assert_eq!(report.commands, cost.replies + cost.rejections);
+        prop_assert!(report.commands <= wanted);
+        for difference in differences(seen) {
+            prop_assert_eq!(&difference.before.outcome, &outcomes[difference.index as usize - 1]);
+        }
+    }
 }

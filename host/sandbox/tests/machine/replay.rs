@@ -15,7 +15,7 @@ use crate::probe::{PROBE, Probe, Rig, activation, call, chunk, command, entry, s
 
 /// What an entry of a generated history does.
 #[derive(Clone, Debug)]
-enum Step {
+pub enum Step {
     Call(&'static str, String),
     Session(u64, String),
     Upload(usize, usize),
@@ -100,7 +100,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step(), 1..60)
 }
 
@@ -123,7 +123,7 @@ fn digest_of(module: usize) -> bytes::Bytes {
     Digest::of(&modules()[module]).0.to_vec().into()
 }
 
-fn entries(steps: &[Step]) -> Vec<Entry> {
+pub fn entries(steps: &[Step]) -> Vec<Entry> {
     let modules = modules();
     let mut bodies: Vec<Body> = modules[..UPLOADED].iter().map(|module| whole(module)).collect();
     bodies.push(activation(&modules[0], false));
