@@ -89,7 +89,7 @@ fn register_with_paths(
             let all = passed.iter().map(|value| size(*value)).sum::<u64>();
             policy.meter.charge(1 + (all + first.saturating_mul(passed.len() as u64)) / BYTES_PER_STEP)?;
             // A value that is known to be JSON is to be taken for it there too.
-            let is_json = |i: usize| values && i > 0 && i % 2 == 0 && Some(ctx.get_subtype(i)) == JSON;
+            let is_json = |i: usize| values && i > 0 && i.is_multiple_of(2) && Some(ctx.get_subtype(i)) == JSON;
             let places: Vec<&str> = (0..passed.len()).map(|i| if is_json(i) { "json(?)" } else { "?" }).collect();
             let sql = format!("SELECT {name}({})", places.join(","));
             Ok((policy.entry.compute(&sql, &passed)?, answers))
