@@ -2,6 +2,11 @@
 //! behaviour. Implementations live in their own rooms (`telegraft-log`, `telegraft-sandbox`, the host's network) and in
 //! the simulator.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
 use bytes::Bytes;
 use telegraft_raft::{ConfState, Entry, HardState, Index, Snapshot, SnapshotMeta, Storage};
 
@@ -161,12 +166,47 @@ pub trait Machine: Send {
     }
 }
 
+/// Whether a read's answer is still wanted: cancelled by whoever asked for it, at any time and from any thread, and looked at
+/// by the machine while it works. There is nothing of the kind for [`Machine::apply`]: what ends an entry must be the same on
+/// every replica, and who waits where is not.
+#[derive(Clone, Debug, Default)]
+pub struct Cancellation(Arc<AtomicBool>);
+
+impl Cancellation {
+    /// Nobody wants the answer any more.
+    pub fn cancel(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    /// Whether nobody wants the answer any more.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
 /// The reading half of a machine; shared by the threads that answer reads.
 pub trait Queries: Send + Sync {
-    /// Runs one read on the newest applied state, and says at which index.
+    /// Runs one read on the newest applied state, and says at which index. Once it is cancelled it ends soon, or does not
+    /// begin, and there is no answer.
     ///
     /// # Errors
     ///
     /// Only for the host's own defects. A guest's failure is an outcome.
-    fn query(&self, method: &str, payload: &[u8]) -> Result<(Index, Outcome), MachineFault>;
+    fn query_until(
+        &self,
+        method: &str,
+        payload: &[u8],
+        cancellation: &Cancellation,
+    ) -> Result<Option<(Index, Outcome)>, MachineFault>;
+
+    /// A read that is wanted however long it takes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Queries::query_until`].
+    fn query(&self, method: &str, payload: &[u8]) -> Result<(Index, Outcome), MachineFault> {
+        let answer = self.query_until(method, payload, &Cancellation::default())?;
+        answer.ok_or_else(|| MachineFault("a query was given up that nobody had cancelled".to_owned()))
+    }
 }

@@ -12,7 +12,7 @@
 use std::{fs::File, path::Path, sync::Arc};
 
 use rusqlite::{Connection, Error as SqlError, OpenFlags, config::DbConfig, ffi, limits::Limit};
-use telegraft_node::ports::MachineFault;
+use telegraft_node::ports::{Cancellation, MachineFault};
 
 use crate::{
     effects::Effects,
@@ -129,7 +129,7 @@ impl Database {
         // "x" is an identifier, never a string: a column that goes away must not change a statement's meaning.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DDL, false)?;
-        let policy = policy::install(&mut conn)?;
+        let policy = if writable { policy::install(&mut conn) } else { policy::install_for_queries(&mut conn) }?;
         conn.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX)?;
         conn.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         conn.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
@@ -217,6 +217,17 @@ impl Database {
         self.careful = careful;
         self.wants_care = false;
         self.policy.entry.begin(context.time_us, context.entropy);
+    }
+
+    /// [`Database::enter_guest`] for a query; its statements end once it is cancelled.
+    pub(crate) fn enter_query(&mut self, limits: &Limits, context: &Context, cancellation: &Cancellation) {
+        self.enter_guest(limits, context, false);
+        self.policy.meter.end_when(cancellation);
+    }
+
+    /// Whether the query that has the connection was cancelled; never where it can write.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.policy.meter.is_cancelled()
     }
 
     pub(crate) fn leave_guest(&mut self) {

@@ -395,7 +395,16 @@ pub(crate) fn refuse_text(sql: &str) -> Option<&'static str> {
 
 /// Installs all hooks on a new connection. [`Mode::Host`] holds until [`Policy::set_mode`] says otherwise.
 pub(crate) fn install(conn: &mut Connection) -> rusqlite::Result<Arc<Policy>> {
-    let policy = Arc::new(Policy::default());
+    hook(conn, Policy::default())
+}
+
+/// [`install`] on a connection that cannot write, whose statements may be cancelled.
+pub(crate) fn install_for_queries(conn: &mut Connection) -> rusqlite::Result<Arc<Policy>> {
+    hook(conn, Policy { meter: Meter::of_queries(), ..Policy::default() })
+}
+
+fn hook(conn: &mut Connection, policy: Policy) -> rusqlite::Result<Arc<Policy>> {
+    let policy = Arc::new(policy);
     {
         let mut modules = policy.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let mut statement = conn.prepare("SELECT lower(name) FROM pragma_module_list")?;
@@ -429,7 +438,11 @@ pub(crate) fn install(conn: &mut Connection) -> rusqlite::Result<Arc<Policy>> {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::{ErrorCode, StatementStatus};
+    use telegraft_node::ports::Cancellation;
+
     use super::*;
+    use crate::reach::REACH_MIN;
 
     #[test]
     fn the_text_layer_finds_reserved_names_anywhere_and_in_any_case() {
@@ -448,6 +461,46 @@ mod tests {
         {
             assert!(refuse_text(sql).is_none(), "{sql}");
         }
+    }
+
+    /// How a statement without an end ends, and after how many steps.
+    fn endless(policy: &Policy, conn: &Connection, steps: i64) -> (Option<ErrorCode>, i64) {
+        let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+        let mut statement = conn.prepare(sql).unwrap();
+        policy.begin_steps(steps, REACH_MIN);
+        let ended = statement.query_row([], |row| row.get::<_, i64>(0)).map_err(|e| e.sqlite_error_code());
+        policy.end_steps();
+        (ended.unwrap_err(), i64::from(statement.reset_status(StatementStatus::VmStep)))
+    }
+
+    #[test]
+    fn a_cancellation_ends_what_a_query_runs_and_nothing_that_writes() {
+        let cancelled = Cancellation::default();
+        cancelled.cancel();
+        let mut conn = Connection::open_in_memory().unwrap();
+        let policy = install_for_queries(&mut conn).unwrap();
+        let interrupted = Some(ErrorCode::OperationInterrupted);
+        let near = |(ended, steps): (Option<ErrorCode>, i64), at: i64| {
+            assert_eq!(ended, interrupted);
+            assert!((at..at + 2 * STEPS_PER_TICK).contains(&steps), "{steps} steps, not {at}");
+        };
+        near(endless(&policy, &conn, 100_000), 100_000);
+        policy.meter.end_when(&cancelled);
+        near(endless(&policy, &conn, 100_000), 0);
+        policy.meter.begin(100_000, REACH_MIN);
+        assert!(policy.meter.charge(1).is_err(), "a function's work");
+        policy.meter.end();
+        // What the host itself runs goes on, and so does the next query.
+        assert_eq!(conn.query_row("SELECT 7", [], |row| row.get(0)), Ok(7));
+        policy.meter.end_when(&Cancellation::default());
+        near(endless(&policy, &conn, 100_000), 100_000);
+
+        let mut conn = Connection::open_in_memory().unwrap();
+        let policy = install(&mut conn).unwrap();
+        policy.meter.end_when(&cancelled);
+        near(endless(&policy, &conn, 100_000), 100_000);
+        policy.meter.begin(100_000, REACH_MIN);
+        assert!(policy.meter.charge(1).is_ok() && !policy.meter.is_cancelled());
     }
 
     #[test]

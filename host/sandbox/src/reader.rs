@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use telegraft_node::ports::{Code, MachineFault, Outcome, Queries, Rejection};
+use telegraft_node::ports::{Cancellation, Code, MachineFault, Outcome, Queries, Rejection};
 use telegraft_raft::Index;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     catalog::{self, ModuleRecord},
     database::Database,
     errors::fault,
-    guest::{Ask, Ended, Guest, rejection},
+    guest::{Ask, Context, Ended, Guest, rejection},
     history::{self, HistoryRecord},
     limits::Limits,
     sandbox::Sandbox,
@@ -224,16 +224,41 @@ fn execute(database: &Database, sql: &str) -> Result<(), MachineFault> {
 }
 
 impl Queries for MachineReader {
-    fn query(&self, method: &str, payload: &[u8]) -> Result<(Index, Outcome), MachineFault> {
+    fn query_until(
+        &self,
+        method: &str,
+        payload: &[u8],
+        cancellation: &Cancellation,
+    ) -> Result<Option<(Index, Outcome)>, MachineFault> {
         let inner = &*self.inner;
-        let _slot = inner.sandbox.query_slot();
+        let Some(_slot) = inner.sandbox.query_slot(cancellation) else {
+            return Ok(None);
+        };
         let _entered = inner.connections.enter();
-        let mut database = inner.connections.take()?;
+        let answer = inner.answer(method, payload, cancellation)?;
+        // Where it was cut short tells nothing of the module.
+        Ok(answer.filter(|_| !cancellation.is_cancelled()))
+    }
+}
+
+impl Inner {
+    /// A query's answer, if it was not cancelled before it began. After an error the connection is not used again.
+    fn answer(
+        &self,
+        method: &str,
+        payload: &[u8],
+        cancellation: &Cancellation,
+    ) -> Result<Option<(Index, Outcome)>, MachineFault> {
+        let mut database = self.connections.take()?;
         let begun = Instant::now();
         let (meta, active) = loop {
+            if cancellation.is_cancelled() {
+                self.connections.give_back(database);
+                return Ok(None);
+            }
             let meta = begin(&database)?;
             database.see_schema()?;
-            let active = inner.published.active();
+            let active = self.published.active();
             let published = active.as_ref().map_or(0, |active| active.record.activated_index);
             if published == meta.activated {
                 break (meta, active);
@@ -248,35 +273,46 @@ impl Queries for MachineReader {
             }
             std::thread::yield_now();
         };
-        let Some(active) = active else {
-            end(&database)?;
-            inner.connections.give_back(database);
-            return Ok((meta.applied, Err(no_module())));
-        };
-        if let Some(rejection) = other_engine(&active.record, inner.sandbox.engine_name()) {
-            end(&database)?;
-            inner.connections.give_back(database);
-            return Ok((meta.applied, Err(rejection)));
-        }
-        let answer = match Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None) {
-            Ok(mut guest) => {
-                let context = context(&meta);
-                database.enter_guest(&active.limits, &context, false);
-                let (back, answer) = guest.ask(database, context, &Ask::Query { method, payload });
-                database = back.ok_or_else(database_lost)?;
-                database.leave_guest();
-                answer
-            }
-            Err(ended) => Err(ended),
-        };
-        let outcome = match answer {
-            Ok(reply) => Ok(reply),
-            Err(Ended::Rejected(rejection)) => Err(rejection),
-            Err(Ended::Fault(fault)) => return Err(fault),
+        let outcome = match active {
+            None => Err(no_module()),
+            Some(active) => match other_engine(&active.record, self.sandbox.engine_name()) {
+                Some(rejection) => Err(rejection),
+                None => {
+                    let (back, outcome) = ask(&active, database, context(&meta), method, payload, cancellation)?;
+                    database = back;
+                    outcome
+                }
+            },
         };
         end(&database)?;
-        inner.connections.give_back(database);
-        Ok((meta.applied, outcome))
+        self.connections.give_back(database);
+        Ok(Some((meta.applied, outcome)))
+    }
+}
+
+/// Asks a fresh instance.
+fn ask(
+    active: &ActiveModule,
+    mut database: Box<Database>,
+    context: Context,
+    method: &str,
+    payload: &[u8],
+    cancellation: &Cancellation,
+) -> Result<(Box<Database>, Outcome), MachineFault> {
+    let answer = match Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None) {
+        Ok(mut guest) => {
+            database.enter_query(&active.limits, &context, cancellation);
+            let (back, answer) = guest.ask(database, context, &Ask::Query { method, payload });
+            database = back.ok_or_else(database_lost)?;
+            database.leave_guest();
+            answer
+        }
+        Err(ended) => Err(ended),
+    };
+    match answer {
+        Ok(reply) => Ok((database, Ok(reply))),
+        Err(Ended::Rejected(rejection)) => Ok((database, Err(rejection))),
+        Err(Ended::Fault(fault)) => Err(fault),
     }
 }
 

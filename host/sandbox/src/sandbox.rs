@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use telegraft_node::ports::MachineFault;
+use telegraft_node::ports::{Cancellation, MachineFault};
 use wasmtime::{Engine, component::Linker};
 
 use crate::{
@@ -29,6 +29,9 @@ use crate::{
 };
 
 use wasmtime::component::Component;
+
+/// How often a query that waits for a slot looks whether it was cancelled.
+const CANCELLED_LOOK: Duration = Duration::from_millis(20);
 
 /// How a sandbox is set up; a host's own configuration, so nothing here may decide a result.
 #[derive(Clone, Debug)]
@@ -225,9 +228,9 @@ impl Sandbox {
         }
     }
 
-    /// Waits for one of the instance slots that queries may use.
-    pub(crate) fn query_slot(&self) -> SlotGuard<'_> {
-        self.inner.query_slots.take()
+    /// Waits for one of the instance slots that queries may use; none for a query that is cancelled meanwhile.
+    pub(crate) fn query_slot(&self, cancellation: &Cancellation) -> Option<SlotGuard<'_>> {
+        self.inner.query_slots.take(cancellation)
     }
 
     /// From the cache folder, or compiled, both where nothing else wants the cores.
@@ -320,13 +323,16 @@ impl Slots {
         Slots { free: Mutex::new(free), freed: Condvar::new() }
     }
 
-    fn take(&self) -> SlotGuard<'_> {
+    fn take(&self, cancellation: &Cancellation) -> Option<SlotGuard<'_>> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free == 0 {
-            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+            if cancellation.is_cancelled() {
+                return None;
+            }
+            (free, _) = self.freed.wait_timeout(free, CANCELLED_LOOK).unwrap_or_else(PoisonError::into_inner);
         }
         *free -= 1;
-        SlotGuard(self)
+        Some(SlotGuard(self))
     }
 }
 
@@ -337,5 +343,27 @@ impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
         *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.0.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_slot_and_is_cancelled_gets_none_and_leaves_it_to_the_next() {
+        let (slots, never) = (Slots::new(1), Cancellation::default());
+        std::thread::scope(|scope| {
+            // Given back when this fails, so that the thread ends.
+            let _taken = slots.take(&never).unwrap();
+            let cancellation = Cancellation::default();
+            let (send, answered) = std::sync::mpsc::channel();
+            let (slots, cancelled) = (&slots, cancellation.clone());
+            scope.spawn(move || send.send(slots.take(&cancelled).is_some()).unwrap());
+            assert!(answered.recv_timeout(CANCELLED_LOOK * 5).is_err(), "there is no slot");
+            cancellation.cancel();
+            assert_eq!(answered.recv_timeout(Duration::from_secs(30)), Ok(false));
+        });
+        assert!(slots.take(&never).is_some());
     }
 }

@@ -58,8 +58,12 @@ fn bytes(value: &store::Value) -> usize {
 }
 
 impl GuestState {
-    /// Counts bytes that the guest hands over, whatever becomes of them: each is copied and looked at, at no cost in fuel.
+    /// Counts bytes that the guest hands over, whatever becomes of them: each is copied and looked at, at no cost in fuel. A
+    /// query that was cancelled goes no further than here.
     fn take_over(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        if self.database.as_ref().is_some_and(|database| database.is_cancelled()) {
+            return Err(self.end(rejection(Code::Aborted, "the query was cancelled").into()));
+        }
         self.bytes_taken = self.bytes_taken.saturating_add(bytes);
         if self.bytes_taken <= HOSTCALL_BYTES_MAX {
             return Ok(());

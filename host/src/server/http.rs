@@ -60,7 +60,7 @@ fn render(Watched { shared, machine }: &Watched) -> String {
     let positions = &shared.positions;
     let gauge = "gauge";
     let counter = "counter";
-    let rows: [(&str, &str, &str, u64); 16] = [
+    let rows: [(&str, &str, &str, u64); 18] = [
         ("raft_is_leader", gauge, "1 on the leader.", u64::from(leadership.role == Role::Leader)),
         ("raft_leader_id", gauge, "Id of the leader, 0 while none is known.", leadership.leader),
         ("raft_term", gauge, "Current term.", leadership.term),
@@ -83,6 +83,18 @@ fn render(Watched { shared, machine }: &Watched) -> String {
             gauge,
             "Linearizable reads that wait until they may be answered.",
             positions.pending_reads.load(Relaxed),
+        ),
+        (
+            "reads_running",
+            gauge,
+            "Reads that threads work at, at most machine.query_threads.",
+            positions.reads_running.load(Relaxed),
+        ),
+        (
+            "reads_cancelled_total",
+            counter,
+            "Reads that were cut short: cancelled, or out of time.",
+            positions.reads_cancelled.load(Relaxed),
         ),
         (
             "machine_halted",

@@ -1,8 +1,12 @@
 //! Reads: a small pool of threads that ask the machine, and what comes before: the wait for an index that a client has
 //! seen, or until the node says that a read is linearizable from now on.
+//!
+//! A read that nobody waits for any more is cancelled, whether it waits for a thread or runs: its deadline has passed, it has
+//! run for `machine.query_time_max`, or its future was dropped, as it is when the client cancels the call, when its connection
+//! ends, and when the machine halts.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -10,7 +14,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
 use telegraft_node::{
     ReadOutcome,
-    ports::{MachineFault, Outcome, Queries},
+    ports::{Cancellation, MachineFault, Outcome, Queries},
 };
 use telegraft_proto::v1::Consistency;
 use telegraft_raft::Index;
@@ -23,6 +27,7 @@ use super::{
     shared::{Leadership, Shared},
     threads,
 };
+use crate::settings::{Settings, format_duration};
 
 /// Reads that may wait for a thread; further ones are refused as overload.
 const QUEUE_MAX: usize = 4_096;
@@ -33,7 +38,19 @@ struct Job {
     method: String,
     payload: Bytes,
     deadline: Instant,
+    cancellation: Cancellation,
+    /// When a thread took it.
+    begun: Arc<OnceLock<Instant>>,
     answer: oneshot::Sender<Result<(Index, Outcome), MachineFault>>,
+}
+
+/// Whoever holds this waits for the read.
+struct CancelOnDrop(Cancellation);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 /// Answers reads. Cheap to clone; the threads end with the last clone.
@@ -55,17 +72,25 @@ impl Reads {
         let (jobs, inbox) = crossbeam_channel::bounded::<Job>(QUEUE_MAX);
         for number in 0..shared.settings.machine.query_threads.max(1) {
             let (machine, inbox, faults) = (machine.clone(), inbox.clone(), faults.clone());
-            let stop_host = faults.clone();
+            let (stop_host, shared) = (faults.clone(), shared.clone());
             threads::spawn(format!("read-{number}"), stop_host, move || {
                 for job in inbox {
-                    if job.answer.is_closed() || job.deadline <= Instant::now() {
+                    if job.cancellation.is_cancelled() || job.deadline <= Instant::now() {
                         continue;
                     }
-                    let answer = machine.query(&job.method, &job.payload);
+                    let _ = job.begun.set(Instant::now());
+                    shared.positions.reads_running.fetch_add(1, Relaxed);
+                    let answer = machine.query_until(&job.method, &job.payload, &job.cancellation);
+                    if matches!(answer, Ok(None)) {
+                        shared.positions.reads_cancelled.fetch_add(1, Relaxed);
+                    }
+                    shared.positions.reads_running.fetch_sub(1, Relaxed);
                     if let Err(fault) = &answer {
                         let _ = faults.send(fault.to_string());
                     }
-                    let _ = job.answer.send(answer);
+                    if let Some(answer) = answer.transpose() {
+                        let _ = job.answer.send(answer);
+                    }
                 }
                 Ok(())
             })?;
@@ -110,25 +135,34 @@ impl Reads {
             Consistency::AtLeast => self.wait_for(min_index, deadline).await?,
             Consistency::Linearizable => self.wait_until_linearizable(deadline).await?,
         }
-        let (answer, receiver) = oneshot::channel();
-        match self.jobs.try_send(Job { method, payload, deadline, answer }) {
+        let (answer, mut receiver) = oneshot::channel();
+        let (cancellation, begun) = (Cancellation::default(), Arc::<OnceLock<Instant>>::default());
+        let _waiting = CancelOnDrop(cancellation.clone());
+        match self.jobs.try_send(Job { method, payload, deadline, cancellation, begun: begun.clone(), answer }) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(overloaded()),
             Err(TrySendError::Disconnected(_)) => return Err(stopping()),
         }
-        match tokio::time::timeout_at(deadline.into(), receiver).await {
-            Ok(Ok(Ok((index, outcome)))) => outcome.map(|reply| (index, reply)).map_err(rejection),
-            Ok(Ok(Err(fault))) => {
-                Err(status(Code::DataLoss, Reason::Stopping, Applied::No, "", format!("this host stops: {fault}")))
+        let settings = &self.shared.settings;
+        loop {
+            let now = Instant::now();
+            let begun = begun.get().copied();
+            let end = end_of(begun.unwrap_or(now), deadline, settings);
+            if end <= now {
+                return Err(out_of_time(begun.is_some(), end < deadline, settings));
             }
-            Ok(Err(_)) if deadline > Instant::now() => Err(stopping()),
-            Ok(Err(_)) | Err(_) => Err(status(
-                Code::DeadlineExceeded,
-                Reason::Deadline,
-                Applied::No,
-                "",
-                "the deadline passed before the read was answered",
-            )),
+            match tokio::time::timeout_at(end.into(), &mut receiver).await {
+                Ok(Ok(Ok((index, outcome)))) => return outcome.map(|reply| (index, reply)).map_err(rejection),
+                Ok(Ok(Err(fault))) => {
+                    let message = format!("this host stops: {fault}");
+                    return Err(status(Code::DataLoss, Reason::Stopping, Applied::No, "", message));
+                }
+                // A thread leaves one that comes too late.
+                Ok(Err(_)) if deadline <= Instant::now() => return Err(out_of_time(false, false, settings)),
+                Ok(Err(_)) => return Err(stopping()),
+                // Perhaps it has begun only meanwhile.
+                Err(_) => {}
+            }
         }
     }
 
@@ -194,6 +228,36 @@ impl Reads {
             )),
         }
     }
+}
+
+/// When a read that a thread took at `begun` has had all the time it may have.
+fn end_of(begun: Instant, deadline: Instant, settings: &Settings) -> Instant {
+    let time_max = settings.machine.query_time_max;
+    let own = if time_max.is_zero() { None } else { begun.checked_add(time_max) };
+    own.map_or(deadline, |own| own.min(deadline))
+}
+
+/// Why a read ends without an answer: it had not begun at its deadline, ran beyond it, or ran for longer than this host allows.
+fn out_of_time(begun: bool, overran: bool, settings: &Settings) -> Status {
+    let (requests, machine) = (&settings.requests, &settings.machine);
+    let message = match (begun, overran) {
+        (true, true) => format!(
+            "the query has run for {}, the longest that this host gives one (machine.query_time_max), and was ended: have it \
+             read less at once (an index, a page), or raise machine.query_time_max here",
+            format_duration(machine.query_time_max)
+        ),
+        (true, false) => format!(
+            "the deadline passed while the query ran, and it was ended: have it read less at once (an index, a page), or \
+             give the call a longer deadline (at most requests.timeout_max, {})",
+            format_duration(requests.timeout_max)
+        ),
+        (false, _) => format!(
+            "the deadline passed before a thread was free for the query: this host runs {} at a time \
+             (machine.query_threads); ask another host, or give the call a longer deadline",
+            machine.query_threads
+        ),
+    };
+    status(Code::DeadlineExceeded, Reason::Deadline, Applied::No, "", message)
 }
 
 fn overloaded() -> Status {

@@ -65,6 +65,10 @@ pub struct Positions {
     pub pending: AtomicU64,
     /// Linearizable reads that wait until they may be answered.
     pub pending_reads: AtomicU64,
+    /// Reads that the threads for them work at.
+    pub reads_running: AtomicU64,
+    /// Reads that were cut short since the start, for nobody waited for them any more.
+    pub reads_cancelled: AtomicU64,
     /// Writes that other hosts forwarded here, and that are not answered yet.
     pub forwarded: AtomicU64,
     /// Entries applied since the start, batches they came in, and appends to the log.

@@ -24,6 +24,9 @@ const LEASE_ELECTION_TICKS_MIN: u32 = 6;
 /// Shortest time between two comparisons of the replicas: each costs an entry, and one more for each host.
 const DIGEST_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
+/// Shortest time worth giving a read: a page that must come from a slow disk takes as long.
+const QUERY_TIME_MIN: Duration = Duration::from_millis(10);
+
 /// Every rule that the settings break.
 pub(super) fn check(settings: &Settings) -> Vec<Finding> {
     let mut findings = Findings(Vec::new());
@@ -172,6 +175,14 @@ fn times(settings: &Settings, findings: &mut Findings) {
         let (least, interval) = (format_duration(DIGEST_INTERVAL_MIN), format_duration(interval));
         findings
             .push(&["machine.digest_interval"], format!("must be 0s (never) or at least {least}, and is {interval}"));
+    }
+    let query = settings.machine.query_time_max;
+    if !query.is_zero() && query < QUERY_TIME_MIN {
+        let (least, query) = (format_duration(QUERY_TIME_MIN), format_duration(query));
+        findings.push(
+            &["machine.query_time_max"],
+            format!("must be 0s (the client's deadline alone counts) or at least {least}, and is {query}"),
+        );
     }
     let requests = &settings.requests;
     for (key, time) in [("requests.timeout", requests.timeout), ("requests.timeout_max", requests.timeout_max)] {
@@ -343,6 +354,14 @@ mod tests {
         assert_eq!(keys(|s| s.machine.digest_interval = Duration::ZERO), [""; 0]);
         assert_eq!(keys(|s| s.machine.digest_interval = Duration::from_millis(99)), ["machine.digest_interval"]);
         assert_eq!(keys(|s| s.machine.digest_interval = Duration::from_millis(100)), [""; 0]);
+    }
+
+    #[test]
+    fn a_read_s_time_is_bounded_or_not_but_never_too_short_for_any() {
+        assert_eq!(keys(|s| s.machine.query_time_max = Duration::ZERO), [""; 0]);
+        assert_eq!(keys(|s| s.machine.query_time_max = Duration::from_millis(9)), ["machine.query_time_max"]);
+        assert_eq!(keys(|s| s.machine.query_time_max = Duration::from_millis(10)), [""; 0]);
+        assert_eq!(keys(|s| s.machine.query_time_max = Duration::MAX), [""; 0]);
     }
 
     #[test]

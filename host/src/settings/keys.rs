@@ -87,6 +87,7 @@ keys! {
     "machine.module_bytes_max", machine.module_bytes_max, size, "SIZE", "Largest module this host takes for upload";
     "machine.digest_interval", machine.digest_interval, duration, "TIME", "How often replicas compare what they did, while they do something; 0s: never";
     "machine.query_threads", machine.query_threads, small, "N", "Threads that answer reads";
+    "machine.query_time_max", machine.query_time_max, duration, "TIME", "How long a read may run, whatever the client's deadline; 0s: until that";
     "telemetry.log_level", telemetry.log_level, text, "LEVEL", "error, warn, info, debug, trace or off; or target=level,…";
     "telemetry.log_format", telemetry.log_format, log_format, "FORMAT", "text or json";
 }

@@ -177,7 +177,8 @@ pub struct RequestSettings {
 
 /// The budgets that a machine begins with: its first activation carries those of the host that proposes it, and after that
 /// they are changed through the log alone (`telegraft machine limits --set`), for they decide results. And what each host
-/// decides for itself: `module_bytes_max` at upload, `digest_interval` where it leads, and `query_threads`.
+/// decides for itself: `module_bytes_max` at upload, `digest_interval` where it leads, `query_threads` and
+/// `query_time_max`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MachineSettings {
     /// Wasm fuel of one call.
@@ -209,6 +210,9 @@ pub struct MachineSettings {
     pub digest_interval: Duration,
     /// Threads that answer reads.
     pub query_threads: usize,
+    /// How long one read may run, whatever its client's deadline. Zero: until that.
+    #[serde(serialize_with = "units::serialize_duration")]
+    pub query_time_max: Duration,
 }
 
 impl MachineSettings {
@@ -292,6 +296,7 @@ impl Default for Settings {
                 module_bytes_max: 32 * MIB,
                 digest_interval: Duration::from_secs(10),
                 query_threads: 2,
+                query_time_max: Duration::from_secs(60),
             },
             telemetry: TelemetrySettings { log_level: "info".into(), log_format: LogFormat::Text },
             hosts: vec![HostAddress { id: 1, client: "127.0.0.1:7400".into(), peer: "127.0.0.1:7401".into() }],

@@ -2,6 +2,7 @@
 //! way back to the module before, one version for each call, and replicas that notice when one of them differs.
 
 mod differing;
+mod queries;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -2,9 +2,13 @@
 //! ([`crate::reach`]) multiplies, what functions charge on top for work that a step does not tell of, and bytes written to temporary files. All counts are the same on every
 //! replica, so where the budget ends is too.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering::Relaxed},
+};
 
 use rusqlite::Error as SqlError;
+use telegraft_node::ports::Cancellation;
 
 use crate::{database::VALUE_BYTES_HOST, reach, temporary};
 
@@ -27,9 +31,29 @@ pub(crate) struct Meter {
     exhausted: AtomicBool,
     /// Of the statement, bytes.
     reach: AtomicI32,
+    /// Of the query that runs. There is no place for one on a connection that writes: a command ends by what is the same on
+    /// every replica, and by nothing else.
+    cancellation: Option<Mutex<Cancellation>>,
 }
 
 impl Meter {
+    /// For a connection that cannot write.
+    pub(crate) fn of_queries() -> Meter {
+        Meter { cancellation: Some(Mutex::default()), ..Meter::default() }
+    }
+
+    /// From now on statements end once this is cancelled, as if their budget were used up; on a connection that cannot write.
+    pub(crate) fn end_when(&self, cancelled: &Cancellation) {
+        if let Some(place) = &self.cancellation {
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = cancelled.clone();
+        }
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        let place = self.cancellation.as_ref();
+        place.is_some_and(|place| place.lock().unwrap_or_else(PoisonError::into_inner).is_cancelled())
+    }
+
     /// Counting begins, of a statement with this reach: it ends at the first tick or charge that exceeds `steps`. It ends in
     /// the thread that begins it.
     pub(crate) fn begin(&self, steps: i64, reach: i32) {
@@ -61,7 +85,7 @@ impl Meter {
     fn over(&self) -> bool {
         let tick = STEPS_PER_TICK * reach::weight(self.reach.load(Relaxed));
         let ticked = self.ticks.load(Relaxed).saturating_mul(tick);
-        ticked.saturating_add(self.charged()) > self.steps_max.load(Relaxed)
+        ticked.saturating_add(self.charged()) > self.steps_max.load(Relaxed) || self.is_cancelled()
     }
 
     pub(crate) fn is_counting(&self) -> bool {

@@ -1,14 +1,19 @@
 //! Queries beside apply: they cannot write, and their index and their data agree.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Duration,
 };
 
-use telegraft_node::ports::{Code, Queries};
-use telegraft_sandbox::{SandboxOptions, open};
+use telegraft_node::ports::{Cancellation, Code, Queries};
+use telegraft_proto::internal;
+use telegraft_sandbox::{Limits, SandboxOptions, open};
 
-use crate::probe::{PROBE, Probe, Rig, call, code, message, number, sandbox};
+use crate::probe::{PROBE, Probe, Rig, call, code, message, number, sandbox, set};
 
 #[test]
 fn a_query_cannot_write() {
@@ -52,6 +57,64 @@ fn a_query_fails_alone_and_within_its_budgets() {
         assert!(message(&outcome).contains(words), "{method}: {outcome:?}");
         assert_eq!(rig.number("SELECT 7"), 7);
     }
+}
+
+/// Runs until its budget is used up.
+const ENDLESS: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+
+/// Begins a query that would run for a minute, and cancels it when it has not ended by itself for a while.
+fn cancelled_on_the_way(rig: &Rig, method: &'static str, sql: &'static str) {
+    let (reader, cancellation) = (rig.reader.clone(), Cancellation::default());
+    let (send, ended) = mpsc::channel();
+    let cancelled = cancellation.clone();
+    let thread = std::thread::spawn(move || send.send(reader.query_until(method, sql.as_bytes(), &cancelled)).unwrap());
+    let early = ended.recv_timeout(Duration::from_millis(500));
+    assert!(early.is_err(), "{method} has ended by itself: {early:?}");
+    cancellation.cancel();
+    let ended = ended.recv_timeout(Duration::from_secs(5));
+    assert_eq!(ended, Ok(Ok(None)), "{method}: within some seconds, on a machine however busy");
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_query_that_is_cancelled_ends_soon_and_leaves_its_connection_sound() {
+    let over_and_over = "(if (i32.eq (local.get $letter) (i32.const 111)) (then
+        (local.set $value (global.get $heap))
+        (loop $again
+          (global.set $heap (local.get $value))
+          (call $query (local.get $sql) (local.get $len) (i32.const 0x300) (i32.const 0) (i32.const 0x100))
+          (br $again))))";
+    let mut rig = Rig::empty();
+    rig.install(&Probe { call_text: over_and_over, ..PROBE }.build(), false);
+    let steps = |sql_steps| set(internal::Limits { sql_steps, fuel: Limits::MAX.fuel, ..Default::default() });
+    rig.one(steps(Limits::MAX.sql_steps)).unwrap();
+    let rows = |rig: &Rig| rig.number("SELECT count(*) FROM t");
+    for (before, (method, sql)) in (0..).zip([("q", ENDLESS), ("over", "SELECT 1"), ("q", ENDLESS)]) {
+        assert_eq!(rows(&rig), before);
+        // The one connection that is open and at rest is the one that it gets, and gives back.
+        cancelled_on_the_way(&rig, method, sql);
+        assert_eq!(rows(&rig), before, "{method}");
+        rig.one(call("exec", "INSERT INTO t(v) VALUES (NULL)")).unwrap();
+        assert_eq!(rows(&rig), before + 1, "{method}: an older state is still being read");
+    }
+    // Statement and budget are as they were.
+    rig.one(steps(1_000_000)).unwrap();
+    let (index, outcome) = rig.reader.query("q", ENDLESS.as_bytes()).unwrap();
+    assert_eq!((index, code(&outcome)), (rig.reader.applied_index(), Some(Code::ResourceExhausted)), "{outcome:?}");
+    assert!(message(&outcome).contains("1000000 steps"), "{outcome:?}");
+}
+
+#[test]
+fn a_query_that_is_cancelled_before_it_begins_does_not_run() {
+    let rig = Rig::probe();
+    let cancellation = Cancellation::default();
+    let asked = |cancellation| rig.reader.query_until("q", b"SELECT 7", cancellation).unwrap();
+    assert_eq!(asked(&cancellation).map(|(_, outcome)| number(&outcome)), Some(7));
+    cancellation.cancel();
+    assert_eq!(asked(&cancellation), None);
+    assert_eq!(asked(&Cancellation::default()).map(|(_, outcome)| number(&outcome)), Some(7));
+    let empty = Rig::empty();
+    assert_eq!(empty.reader.query_until("q", b"SELECT 7", &cancellation), Ok(None));
 }
 
 #[test]
