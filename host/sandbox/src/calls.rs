@@ -30,16 +30,16 @@ impl SqliteMachine {
         if defects::active(Defect::NondeterministicGuest) {
             limits.sql_steps = self.own_budget();
         }
-        let mut careful = false;
+        let mut care = None;
         let (guest, answer) = loop {
             let guest = match reused.take() {
                 Some(guest) => guest,
                 None => Guest::instantiate(&active.prepared, active.limits, Arc::clone(&active.label), None)?,
             };
-            let asked = self.ask(guest, &limits, ask, careful);
-            careful = self.database()?.wants_care();
+            let asked = self.ask(guest, &limits, ask, care);
+            care = self.database()?.wants_care();
             // A reused instance has died of it, and a fresh one is to decide.
-            if !careful || was_reused {
+            if care.is_none() || was_reused {
                 break asked;
             }
             self.rewind("_telegraft_entry")?;
@@ -58,12 +58,12 @@ impl SqliteMachine {
     /// Asks a fresh instance of this module, within the open entry.
     pub(crate) fn ask_fresh(&mut self, module: &ActiveModule, limits: &Limits, ask: &Ask<'_>) -> Result<Bytes, Ended> {
         self.execute("SAVEPOINT _telegraft_ask")?;
-        let mut careful = false;
+        let mut care = None;
         let answer = loop {
             let guest = Guest::instantiate(&module.prepared, *limits, Arc::clone(&module.label), None)?;
-            let (_, answer) = self.ask(guest, limits, ask, careful);
-            careful = self.database()?.wants_care();
-            if !careful {
+            let (_, answer) = self.ask(guest, limits, ask, care);
+            care = self.database()?.wants_care();
+            if care.is_none() {
                 break answer;
             }
             self.rewind("_telegraft_ask")?;
@@ -84,20 +84,20 @@ impl SqliteMachine {
         self.database()?.after_undo(false)
     }
 
-    /// One call with the database lent. `careful`: it begins again, with statements that can be taken back.
+    /// One call with the database lent. `care`: it begins again, with statements that can be taken back.
     fn ask(
         &mut self,
         mut guest: Guest,
         limits: &Limits,
         ask: &Ask<'_>,
-        careful: bool,
+        care: Option<i32>,
     ) -> (Guest, Result<Bytes, Ended>) {
         let Some(mut database) = self.database.take() else {
             return (guest, Err(database_lost().into()));
         };
         let begun = self.costs.is_some().then(Instant::now);
         let context = context(&self.now.meta);
-        database.enter_guest(limits, &context, careful);
+        database.enter_guest(limits, &context, care);
         let (database, answer) = guest.ask(database, context, ask);
         self.database = database;
         let Some(database) = &mut self.database else {

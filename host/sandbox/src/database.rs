@@ -56,10 +56,13 @@ pub(crate) struct Database {
     pub(crate) steps_left: i64,
     /// Largest value of the guest's, bytes.
     pub(crate) value_bytes: i32,
-    /// The running call's statements can each be taken back ([`crate::statement`]).
-    pub(crate) careful: bool,
+    /// The running call's statements can each be taken back, and its DDL has this reach at the least
+    /// ([`crate::statement`]).
+    pub(crate) care: Option<i32>,
     /// The running call is to begin again so.
-    pub(crate) wants_care: bool,
+    pub(crate) wants_care: Option<i32>,
+    /// The running statement was taken back, and is to begin again with this reach.
+    pub(crate) again: Option<i32>,
     pub(crate) writable: bool,
     /// By the open transaction.
     pub(crate) schema_changed: bool,
@@ -143,8 +146,9 @@ impl Database {
             limits,
             steps_left: 0,
             value_bytes: VALUE_BYTES_HOST,
-            careful: false,
-            wants_care: false,
+            care: None,
+            wants_care: None,
+            again: None,
             writable,
             schema_changed: false,
             schema_version: -1,
@@ -207,21 +211,21 @@ impl Database {
         &self.conn
     }
 
-    /// Lends the connection to a guest until [`Database::leave_guest`]. `careful`: the call begins again, with statements that
-    /// can each be taken back.
-    pub(crate) fn enter_guest(&mut self, limits: &Limits, context: &Context, careful: bool) {
+    /// Lends the connection to a guest until [`Database::leave_guest`]. `care`: what [`Database::wants_care`] said, where the
+    /// call begins again.
+    pub(crate) fn enter_guest(&mut self, limits: &Limits, context: &Context, care: Option<i32>) {
         self.policy.set_mode(if self.writable { Mode::Write } else { Mode::Read });
         self.limits = *limits;
         self.steps_left = i64::try_from(limits.sql_steps).unwrap_or(i64::MAX);
         self.value_bytes = i32::try_from(limits.value_bytes).unwrap_or(VALUE_BYTES_HOST);
-        self.careful = careful;
-        self.wants_care = false;
+        self.care = care;
+        (self.wants_care, self.again) = (None, None);
         self.policy.entry.begin(context.time_us, context.entropy);
     }
 
     /// [`Database::enter_guest`] for a query; its statements end once it is cancelled.
     pub(crate) fn enter_query(&mut self, limits: &Limits, context: &Context, cancellation: &Cancellation) {
-        self.enter_guest(limits, context, false);
+        self.enter_guest(limits, context, None);
         self.policy.meter.end_when(cancellation);
     }
 
@@ -234,8 +238,9 @@ impl Database {
         self.policy.set_mode(Mode::Host);
     }
 
-    /// Whether the call that has ended is to begin again, with statements that can be taken back.
-    pub(crate) fn wants_care(&self) -> bool {
+    /// Whether the call that has ended is to begin again, with statements that can be taken back, and with which reach for
+    /// its DDL.
+    pub(crate) fn wants_care(&self) -> Option<i32> {
         self.wants_care
     }
 
@@ -298,13 +303,15 @@ impl Database {
     pub(crate) fn after_undo(&mut self, whole_transaction: bool) -> Result<(), MachineFault> {
         if self.schema_changed || whole_transaction {
             self.schema_changed &= !whole_transaction;
-            self.forget_schema();
-            self.conn
-                .prepare("SELECT 1 FROM _telegraft_meta")
-                .map(drop)
-                .map_err(|e| fault("cannot read the schema", &e))?;
+            self.load_schema()?;
         }
         Ok(())
+    }
+
+    /// Loads the schema again, outside any statement's count, where SQLite has forgotten it. As the host.
+    pub(crate) fn load_schema(&mut self) -> Result<(), MachineFault> {
+        self.forget_schema();
+        self.conn.prepare("SELECT 1 FROM _telegraft_meta").map(drop).map_err(|e| fault("cannot read the schema", &e))
     }
 
     /// To be called when the host has replaced all of the guest's tables: no statement that knew the old ones stays.

@@ -88,8 +88,8 @@ struct Recorder {
     measured: Vec<String>,
     /// Row changes that the hook has been told of, ever.
     rows_seen: u64,
-    /// Those that the running statement's rows must keep to.
-    keys: Option<Arc<Keys>>,
+    /// The schema's, while a statement runs that writes; and whether its rows may have keys that are too long.
+    keys: Option<(Arc<Keys>, bool)>,
     /// Why a row of the statement's could not be written.
     long_key: Option<String>,
     /// Kept only where somebody wants to know.
@@ -185,8 +185,9 @@ impl Effects {
         recorder.long_key = None;
     }
 
-    /// The keys that the rows of the next statement must keep to, if their length is not bounded otherwise.
-    pub(crate) fn keep_to(&self, keys: Option<Arc<Keys>>) {
+    /// The keys of the rows that the next statement writes, and whether they must be looked at, their length not being
+    /// bounded otherwise.
+    pub(crate) fn keep_to(&self, keys: Option<(Arc<Keys>, bool)>) {
         self.recorder().keys = keys;
     }
 
@@ -195,11 +196,12 @@ impl Effects {
         self.recorder().long_key.take()
     }
 
-    /// The hook.
-    pub(crate) fn see(&self, table: &str, case: &PreUpdateCase) {
+    /// The hook. What the change costs in steps, besides the statement's own: its bytes are read and hashed, and its long keys
+    /// compared with others.
+    pub(crate) fn see(&self, table: &str, case: &PreUpdateCase) -> u64 {
         let mut recorder = self.recorder();
         recorder.rows_seen += 1;
-        if let Some(keys) = &recorder.keys
+        if let Some((keys, true)) = &recorder.keys
             && recorder.long_key.is_none()
         {
             recorder.long_key = match case {
@@ -209,9 +211,22 @@ impl Effects {
                 PreUpdateCase::Delete(_) | PreUpdateCase::Unknown => None,
             };
         }
-        if recorder.recording {
-            recorder.see(table, case, &self.outgrown);
+        if !recorder.recording {
+            return 0;
         }
+        let bytes = recorder.see(table, case, &self.outgrown);
+        let mut steps = bytes as u64 / BYTES_PER_STEP.unsigned_abs();
+        if let Some((keys, _)) = &recorder.keys
+            && keys.may_cost(bytes)
+        {
+            if let PreUpdateCase::Insert(new) | PreUpdateCase::Update { new_value_accessor: new, .. } = case {
+                steps += keys.cost(table, new.get_column_count(), |i| new.get_new_column_value(i));
+            }
+            if let PreUpdateCase::Delete(old) | PreUpdateCase::Update { old_value_accessor: old, .. } = case {
+                steps += keys.cost(table, old.get_column_count(), |i| old.get_old_column_value(i));
+            }
+        }
+        steps
     }
 
     /// The digest of the entry's effects and outcome on top of `chain`. `schema`: asked where the entry had DDL.
@@ -266,7 +281,9 @@ impl Recorder {
         }
     }
 
-    fn see(&mut self, table: &str, case: &PreUpdateCase, outgrown: &AtomicBool) {
+    /// How many bytes it has.
+    fn see(&mut self, table: &str, case: &PreUpdateCase, outgrown: &AtomicBool) -> usize {
+        let before = self.buffer.len();
         if let Some(tables) = &mut self.tables {
             let changes = tables.entry(table.to_owned()).or_default();
             match case {
@@ -292,13 +309,16 @@ impl Recorder {
             }
             PreUpdateCase::Unknown => 0,
         };
-        if !self.measured.iter().any(|measured| measured == table) {
+        // SQLite's own table: the hook is told of rows that a guest deletes there, and not how they came.
+        if table != "sqlite_sequence" && !self.measured.iter().any(|measured| measured == table) {
             self.grow(grown, outgrown);
         }
+        let bytes = self.buffer.len() - before;
         if self.buffer.len() >= BUFFER_BYTES {
             self.overflow.get_or_insert_with(Box::default).update(&self.buffer);
             self.buffer.clear();
         }
+        bytes
     }
 
     fn head(&mut self, tag: u8, table: &str) {

@@ -74,6 +74,8 @@ pub(crate) struct Policy {
     is_denied: AtomicBool,
     /// Of the statement being compiled.
     questions: AtomicU64,
+    /// The host counts the questions about what it compiles.
+    weighing: AtomicBool,
     /// The statement being compiled changes the schema.
     ddl: AtomicBool,
     /// Tables that it makes, drops or alters; whether it drops them.
@@ -139,6 +141,24 @@ impl Policy {
         self.ddl.load(Relaxed)
     }
 
+    /// Whether the last statement to be compiled is ALTER TABLE.
+    pub(crate) fn alters(&self) -> bool {
+        self.alters.load(Relaxed)
+    }
+
+    /// What compiling costs that SQLite does by itself, in steps; none where it has too many parts. Nothing else of this policy
+    /// is touched by it.
+    pub(crate) fn weigh<T>(&self, compile: impl FnOnce() -> T) -> Option<u64> {
+        let (mode, questions) = (self.mode(), self.questions.swap(0, Relaxed));
+        self.set_mode(Mode::Host);
+        self.weighing.store(true, Relaxed);
+        drop(compile());
+        self.weighing.store(false, Relaxed);
+        self.set_mode(mode);
+        let asked = self.questions.swap(questions, Relaxed);
+        (asked <= QUESTIONS_MAX).then(|| asked * STEPS_PER_QUESTION)
+    }
+
     /// Whether the last statement to be compiled is CREATE INDEX.
     pub(crate) fn makes_index(&self) -> bool {
         self.indexes.load(Relaxed) && self.resized.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
@@ -192,7 +212,8 @@ impl Policy {
     fn authorize(&self, ctx: &AuthContext<'_>) -> Authorization {
         let mode = self.mode.load(Relaxed);
         if mode == Mode::Host as u8 {
-            return Authorization::Allow;
+            let too_many = self.weighing.load(Relaxed) && self.questions.fetch_add(1, Relaxed) >= QUESTIONS_MAX;
+            return if too_many { Authorization::Deny } else { Authorization::Allow };
         }
         if self.questions.fetch_add(1, Relaxed) >= QUESTIONS_MAX {
             return self.deny("the statement is too complex: with the views and triggers in it, it has too many parts");
@@ -232,7 +253,7 @@ impl Policy {
             return self.deny("temporary and attached databases are not available to a module");
         }
         match ctx.action {
-            AuthAction::Read { table_name, .. } => self.authorize_read(table_name),
+            AuthAction::Read { table_name, column_name } => self.authorize_read(table_name, column_name),
             AuthAction::Insert { table_name } | AuthAction::Delete { table_name } if is_reserved(table_name) => {
                 self.deny(reserved(table_name))
             }
@@ -304,11 +325,17 @@ impl Policy {
         self.alters.load(Relaxed) && pragma.eq_ignore_ascii_case("quick_check")
     }
 
-    fn authorize_read(&self, table: &str) -> Authorization {
+    fn authorize_read(&self, table: &str, column: &str) -> Authorization {
         if is_reserved(table) {
             return self.deny(reserved(table));
         }
         let lower = table.to_ascii_lowercase();
+        if matches!(&*lower, "json_tree" | "jsonb_tree") && column.eq_ignore_ascii_case("path") {
+            return self.deny(format!(
+                "the column path of {lower} is not available to a module, nor is * there: SQLite takes a time for it that grows \
+                 with the square of the text. Name the columns; fullkey says where a value is"
+            ));
+        }
         if lower.strip_prefix("pragma_").is_some_and(|pragma| self.checks_rows(pragma)) {
             return Authorization::Allow;
         }
@@ -423,9 +450,9 @@ fn hook(conn: &mut Connection, policy: Policy) -> rusqlite::Result<Arc<Policy>> 
     conn.progress_handler(STEPS_PER_TICK as i32, Some(move || p.tick()))?;
     // After the largest row id SQLite draws row ids from its own random generator, which no override reaches: the entry
     // that takes it is undone. Tables without row ids and virtual tables never come here.
-    let effects = Arc::clone(&policy.effects);
+    let p = Arc::clone(&policy);
     conn.preupdate_hook(Some(move |_action, _database: &str, table: &str, case: &PreUpdateCase| {
-        effects.see(table, case)
+        p.meter.add(p.effects.see(table, case));
     }))?;
     let p = Arc::clone(&policy);
     conn.update_hook(Some(move |_action, _database: &str, _table: &str, rowid: i64| {

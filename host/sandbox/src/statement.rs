@@ -14,7 +14,7 @@ use rusqlite::{Connection, Error as SqlError, ErrorCode, StatementStatus};
 use telegraft_node::ports::{Code, MachineFault};
 
 use crate::{
-    database::{Database, SQL_BYTES_CACHED_MAX, Schema, VALUE_BYTES_HOST},
+    database::{Database, SQL_BYTES_CACHED_MAX, Schema, VALUE_BYTES_HOST, quote},
     effects::table_size,
     errors::{SqlEnd, fault, is_guests, over},
     functions,
@@ -27,6 +27,24 @@ use crate::{
 
 /// One step of the budget for so many bytes of statement text, whether it is compiled or comes from the cache.
 const TEXT_BYTES_PER_STEP: usize = 8;
+
+/// What SQLite writes around a name or a definition that it looks for or replaces, bytes; more than enough.
+const QUOTED_BYTES: usize = 512;
+
+/// Bytes that the renaming of a column may hold in memory: SQLite makes room for as many new names as the longest definition
+/// could hold.
+const RENAMING_BYTES_MAX: usize = 64 << 20;
+
+/// What follows a statement's run.
+enum Then {
+    Done,
+    /// It ran out of steps before it had the reach that it needs.
+    UsedUp,
+    /// It is to be undone, and to begin again with this reach.
+    TakeBack(i32),
+    /// So is its call, with care, and at least this reach for DDL.
+    CallAgain(i32),
+}
 
 impl Database {
     /// The WIT store's `execute`: the number of rows the statement changed, 0 where it changes none or is DDL. Rows that
@@ -44,7 +62,14 @@ impl Database {
 
     /// Runs one statement to its end; the number of rows it changed.
     fn run(&mut self, sql: &str, params: &[store::Value], sink: &mut impl Sink) -> Result<u64, SqlEnd> {
-        let ended = self.run_statement(sql, params, sink);
+        let mut reach = REACH_MIN;
+        let ended = loop {
+            let ended = self.run_statement(sql, params, sink, reach);
+            match self.again.take() {
+                Some(longer) => reach = longer,
+                None => break ended,
+            }
+        };
         self.bound_values(VALUE_BYTES_HOST);
         self.policy.effects().end_ddl();
         if self.policy.compiling_cost() > 0 || sql.len() > SQL_BYTES_CACHED_MAX {
@@ -53,7 +78,14 @@ impl Database {
         ended
     }
 
-    fn run_statement(&mut self, sql: &str, params: &[store::Value], sink: &mut impl Sink) -> Result<u64, SqlEnd> {
+    /// `least`: the reach that it has at the least. Where [`Database::again`] is set, nothing of it has happened.
+    fn run_statement(
+        &mut self,
+        sql: &str,
+        params: &[store::Value],
+        sink: &mut impl Sink,
+        least: i32,
+    ) -> Result<u64, SqlEnd> {
         let definition_bytes = match self.definition_bytes() {
             Ok(bytes) => bytes,
             Err(e) => return Err(SqlEnd::Ended(fault("cannot measure the schema", &e).into())),
@@ -141,17 +173,34 @@ impl Database {
         }
         let makes_index = ddl && self.policy.makes_index();
         let handed_over = sql.len().max(params.iter().map(bytes).sum());
-        let mut reach = match (makes_index, ddl) {
-            (false, true) if self.careful => self.value_bytes,
-            // Definitions are written anew, and may grow.
-            (false, true) => reach::reach((definition_bytes + handed_over).saturating_mul(2), self.value_bytes),
-            _ => reach::reach(definition_bytes.max(handed_over), self.value_bytes),
+        let mut reach = if makes_index {
+            if let Some(why) = refuse_index(definition_bytes, sql) {
+                statement.discard();
+                return Err(SqlEnd::Guest(store::Error::TooLarge(why)));
+            }
+            REACH_MIN
+        } else if ddl {
+            // Definitions are written anew, quoted, and may grow.
+            let written = (definition_bytes + handed_over).saturating_mul(2).saturating_add(QUOTED_BYTES);
+            reach::reach(written, self.value_bytes).max(self.care.unwrap_or(REACH_MIN))
+        } else {
+            reach::reach(definition_bytes.max(handed_over), self.value_bytes).max(least)
         };
-        if makes_index && reach > REACH_MIN {
-            let message = format!("no index can be made while the schema has a definition of {definition_bytes} bytes");
-            return Err(SqlEnd::Guest(store::Error::TooLarge(message)));
+        if ddl && self.policy.alters() {
+            let weighed = refuse_alteration(&self.conn, &self.policy, &mut self.steps_left, definition_bytes, sql);
+            match weighed.map_err(|e| SqlEnd::Ended(fault("cannot read the schema", &e).into())) {
+                Ok(None) if self.steps_left >= 0 => (),
+                Ok(Some(why)) => {
+                    statement.discard();
+                    return Err(SqlEnd::Guest(store::Error::TooLarge(why)));
+                }
+                other => {
+                    statement.discard();
+                    return Err(other.err().unwrap_or_else(|| self.over_steps()));
+                }
+            }
         }
-        let guarded = self.careful && !read_only && !ddl;
+        let guarded = self.care.is_some() && !read_only && !ddl;
         if guarded {
             savepoint(&self.conn, &self.policy, "SAVEPOINT")?;
         }
@@ -159,11 +208,11 @@ impl Database {
         let before = self.policy.effects().so_far();
         let mut outcome;
         let mut failed;
-        loop {
-            if reach > REACH_MIN && !read_only {
+        let then = loop {
+            if !read_only {
                 let keys = known_keys(&self.conn, &self.policy, &mut self.schema.keys);
                 let keys = keys.map_err(|e| SqlEnd::Ended(fault("cannot read the schema", &e).into()))?;
-                self.policy.effects().keep_to(Some(keys));
+                self.policy.effects().keep_to(Some((keys, reach > REACH_MIN)));
             }
             sink.begin(&statement);
             (outcome, failed) = (Ok(()), None);
@@ -191,24 +240,29 @@ impl Database {
             let charged = self.policy.end_steps();
             self.bound_values(VALUE_BYTES_HOST);
             self.policy.effects().keep_to(None);
-            let steps = i64::from(statement.reset_status(StatementStatus::VmStep)).saturating_mul(reach::weight(reach));
+            let mut steps = i64::from(statement.reset_status(StatementStatus::VmStep)) * reach::weight(reach);
+            if ddl {
+                // Statements of SQLite's own within it (a check of all rows, say) count in ticks alone.
+                steps = steps.max(self.policy.meter.ticked());
+            }
             self.steps_left = self.steps_left.saturating_sub(steps.saturating_add(charged));
             let too_long = failed.as_ref().is_some_and(|e| e.sqlite_error_code() == Some(ErrorCode::TooBig));
-            if !too_long || reach >= self.value_bytes || makes_index || self.steps_left < 0 {
-                break;
+            if !too_long || reach >= self.value_bytes || makes_index {
+                break Then::Done;
             }
-            reach = reach::next(reach, self.value_bytes);
-            if guarded {
-                savepoint(&self.conn, &self.policy, "ROLLBACK TO")?;
-                self.policy.effects().back_to(&before);
-            } else if ddl || self.policy.effects().so_far().rows_seen != before.rows_seen {
-                self.wants_care = true;
-                break;
+            if self.steps_left < 0 {
+                break Then::UsedUp;
             }
-        }
-        if guarded && !self.conn.is_autocommit() {
-            savepoint(&self.conn, &self.policy, "RELEASE")?;
-        }
+            let longer = reach::next(reach, self.value_bytes);
+            if ddl {
+                break Then::CallAgain(longer);
+            } else if guarded {
+                break Then::TakeBack(longer);
+            } else if self.policy.effects().so_far().rows_seen != before.rows_seen {
+                break Then::CallAgain(REACH_MIN);
+            }
+            reach = longer;
+        };
         if ddl {
             statement.discard();
             self.conn.flush_prepared_statement_cache();
@@ -216,8 +270,30 @@ impl Database {
         } else {
             drop(statement);
         }
-        if self.wants_care {
-            return Err(SqlEnd::Ended(rejection(Code::Aborted, "the call begins again, carefully").into()));
+        if guarded && !self.conn.is_autocommit() {
+            if let Then::TakeBack(longer) = then {
+                savepoint(&self.conn, &self.policy, "ROLLBACK TO")?;
+                self.policy.effects().back_to(&before);
+                self.again = Some(longer);
+            }
+            savepoint(&self.conn, &self.policy, "RELEASE")?;
+        }
+        match then {
+            Then::Done => (),
+            Then::UsedUp => return Err(self.over_steps()),
+            Then::TakeBack(_) => {
+                // Where the transaction has changed the schema, SQLite forgets it with what was taken back.
+                let mode = self.policy.mode();
+                self.policy.set_mode(Mode::Host);
+                let loaded = self.load_schema();
+                self.policy.set_mode(mode);
+                loaded.map_err(|fault| SqlEnd::Ended(fault.into()))?;
+                return Err(SqlEnd::Ended(rejection(Code::Aborted, "the statement begins again").into()));
+            }
+            Then::CallAgain(care) => {
+                self.wants_care = Some(care.max(self.care.unwrap_or(REACH_MIN)));
+                return Err(SqlEnd::Ended(rejection(Code::Aborted, "the call begins again, carefully").into()));
+            }
         }
         if self.policy.took_rowid_max() {
             let message = "the row id 9223372036854775807 is not available to a module";
@@ -281,9 +357,9 @@ impl Database {
         }
         let conn = &self.conn;
         let bytes = as_host(&self.policy, || {
-            conn.query_row("SELECT coalesce(max(octet_length(sql)), 0) FROM sqlite_schema -- _telegraft_", [], |row| {
-                row.get::<_, i64>(0)
-            })
+            let sql = "SELECT coalesce(max(octet_length(sql)), 0) FROM sqlite_schema \
+                       WHERE substr(name, 1, 11) <> '_telegraft_' AND substr(tbl_name, 1, 11) <> '_telegraft_'";
+            conn.query_row(sql, [], |row| row.get::<_, i64>(0))
         })?;
         let bytes = usize::try_from(bytes).unwrap_or_default();
         self.schema.definition_bytes = Some(bytes);
@@ -372,6 +448,53 @@ fn known_keys(conn: &Connection, policy: &Policy, known: &mut Option<Arc<Keys>>)
     }
     let keys = as_host(policy, || Keys::read(conn))?;
     Ok(Arc::clone(known.insert(Arc::new(keys))))
+}
+
+/// Why this CREATE INDEX cannot run within the smallest reach, which bounds its keys.
+fn refuse_index(definition_bytes: usize, sql: &str) -> Option<String> {
+    let fits = |bytes: usize| usize::try_from(REACH_MIN).is_ok_and(|max| bytes <= max);
+    if !fits(definition_bytes) {
+        return Some(format!(
+            "no index can be made while the schema has a definition of {definition_bytes} bytes: at most {REACH_MIN}"
+        ));
+    }
+    // SQLite looks for the new index by its name, whose quotes may all be doubled.
+    (!fits(2 * sql.len() + QUOTED_BYTES)).then(|| {
+        let max = (usize::try_from(REACH_MIN).unwrap_or_default() - QUOTED_BYTES) / 2;
+        format!("the text of CREATE INDEX has {} bytes: at most {max}", sql.len())
+    })
+}
+
+/// Why this ALTER TABLE cannot run, if it cannot. SQLite compiles all views for it, at no cost in steps: it is charged here.
+fn refuse_alteration(
+    conn: &Connection,
+    policy: &Policy,
+    steps_left: &mut i64,
+    definition_bytes: usize,
+    sql: &str,
+) -> rusqlite::Result<Option<String>> {
+    if definition_bytes.saturating_mul(sql.len()) > RENAMING_BYTES_MAX {
+        return Ok(Some(format!(
+            "the statement has {} bytes and the schema a definition of {definition_bytes}: too much memory for ALTER TABLE",
+            sql.len()
+        )));
+    }
+    let views = as_host(policy, || {
+        let mut statement = conn.prepare("SELECT name FROM sqlite_schema WHERE type = 'view' -- _telegraft_")?;
+        let names = statement.query_map([], |row| row.get::<_, String>(0))?;
+        names.collect::<rusqlite::Result<Vec<String>>>()
+    })?;
+    for view in views {
+        let Some(cost) = policy.weigh(|| conn.prepare(&format!("SELECT * FROM {} -- _telegraft_", quote(&view))))
+        else {
+            return Ok(Some(format!("the view {view} is too complex for ALTER TABLE, which compiles all of them")));
+        };
+        *steps_left = steps_left.saturating_sub_unsigned(cost);
+        if *steps_left < 0 {
+            break;
+        }
+    }
+    Ok(None)
 }
 
 /// Begins, goes back to, or ends the savepoint of a statement.

@@ -66,6 +66,20 @@ impl Meter {
         self.counting.store(true, Relaxed);
     }
 
+    /// Charges work that was done. What it uses up shows at the next tick, or at the end.
+    pub(crate) fn add(&self, steps: u64) {
+        if steps > 0 && self.counting.load(Relaxed) {
+            let charged = self.charged.load(Relaxed);
+            self.charged.store(charged.saturating_add(i64::try_from(steps).unwrap_or(i64::MAX)), Relaxed);
+        }
+    }
+
+    /// Steps that the ticks since counting began tell of.
+    pub(crate) fn ticked(&self) -> i64 {
+        let tick = STEPS_PER_TICK * reach::weight(self.reach.load(Relaxed));
+        self.ticks.load(Relaxed).saturating_mul(tick)
+    }
+
     /// Counting ends; what was charged besides VM steps.
     pub(crate) fn end(&self) -> i64 {
         self.counting.store(false, Relaxed);
@@ -83,9 +97,7 @@ impl Meter {
     }
 
     fn over(&self) -> bool {
-        let tick = STEPS_PER_TICK * reach::weight(self.reach.load(Relaxed));
-        let ticked = self.ticks.load(Relaxed).saturating_mul(tick);
-        ticked.saturating_add(self.charged()) > self.steps_max.load(Relaxed) || self.is_cancelled()
+        self.ticked().saturating_add(self.charged()) > self.steps_max.load(Relaxed) || self.is_cancelled()
     }
 
     pub(crate) fn is_counting(&self) -> bool {

@@ -220,3 +220,132 @@ fn what_a_statement_costs_does_not_hang_on_what_ran_before() {
         assert_eq!(runs[0].2, other.2);
     }
 }
+
+/// SQLite forgets a schema that the transaction has changed when a savepoint is gone back to; what the statement costs to compile
+/// and the schema to load must not count a second time.
+#[test]
+fn a_statement_that_is_taken_back_in_a_batch_with_ddl_costs_what_it_costs_alone() {
+    let tables = (0..400).map(|i| call("exec", format!("CREATE TABLE many{i} (a, b)")));
+    let history: Vec<Body> = LONG.iter().map(|sql| call("exec", sql)).chain(tables).collect();
+    let ddl = || call("exec", "CREATE TABLE other (a)");
+    let append = || call("exec", "UPDATE long SET v = v || 'x'");
+    let mut measured = Rig::probe();
+    measured.batch(history.clone());
+    measured.one(ddl()).unwrap();
+    let cost = steps(&mut measured, append());
+    let many = vec!["k"; 2400].join(",");
+    for (budget, statement) in
+        [(cost, append()), (10_000_000, call("exec", format!("UPDATE long SET v = v || (k IN ({many}))")))]
+    {
+        let limits = set(Limits { sql_steps: budget, ..Limits::default() });
+        let entries = [ddl(), limits, statement];
+        let mut runs = Vec::new();
+        for together in [false, true] {
+            let mut rig = Rig::probe();
+            rig.batch(history.clone());
+            let outcomes: Vec<Outcome> = if together {
+                rig.batch(entries.clone())
+            } else {
+                entries.iter().map(|body| rig.one(body.clone())).collect()
+            };
+            assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+            runs.push((outcomes, rig.digest()));
+        }
+        assert_eq!(runs[0], runs[1]);
+    }
+}
+
+#[test]
+fn definitions_that_sqlite_could_not_write_down_are_refused_and_no_fault() {
+    let mut rig = Rig::probe();
+    let quotes = "'".repeat(4060);
+    for _ in 0..2 {
+        let outcome = rig.one(call("exec", format!("CREATE INDEX \"{quotes}\" ON t(v)")));
+        assert!(too_large(&outcome) && message(&outcome).contains("at most 3840"), "{outcome:?}");
+    }
+    rig.one(call("exec", format!("CREATE INDEX \"{}\" ON t(v)", "'".repeat(3800)))).unwrap();
+    rig.one(call("exec", format!("CREATE TABLE \"{quotes}\" (a)"))).unwrap();
+    let trigger = format!("CREATE TRIGGER \"{}\" AFTER INSERT ON t BEGIN SELECT 1; END", "'".repeat(16_330));
+    rig.one(call("exec", trigger)).unwrap();
+    // As many new names as the definition could hold, in memory.
+    rig.one(call("exec", format!("CREATE TABLE r (a, CHECK (a NOT IN ({})))", vec!["a"; 4500].join(",")))).unwrap();
+    let outcome = rig.one(call("exec", format!("ALTER TABLE r RENAME COLUMN a TO \"{}\"", "n".repeat(250_000))));
+    assert!(too_large(&outcome) && message(&outcome).contains("memory"), "{outcome:?}");
+    rig.one(call("exec", "ALTER TABLE r RENAME COLUMN a TO b")).unwrap();
+}
+
+#[test]
+fn what_steps_do_not_count_is_charged() {
+    let mut rig = Rig::probe();
+    // Checked by statements of SQLite's own.
+    rig.one(call("exec", "CREATE TABLE c (a)")).unwrap();
+    rig.one(call(
+        "exec",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 4000) INSERT INTO c SELECT i FROM n",
+    ))
+    .unwrap();
+    let plain = steps(&mut rig, call("exec", "ALTER TABLE c ADD COLUMN b DEFAULT 1"));
+    let checked = steps(&mut rig, call("exec", "ALTER TABLE c ADD COLUMN d DEFAULT 1 CHECK (d + d + d + d + d > 0)"));
+    assert!(checked > plain + 4000 * 8, "{plain} {checked}");
+    // Rows that go are read, and their long keys compared.
+    rig.one(call("exec", "CREATE TABLE gone (a BLOB)")).unwrap();
+    rig.one(call("exec", "INSERT INTO gone VALUES (zeroblob(1000000)), (zeroblob(1000000))")).unwrap();
+    let delete = steps(&mut rig, call("exec", "DELETE FROM gone"));
+    assert!((3_900..4_100).contains(&delete), "{delete}");
+    for sql in ["CREATE TABLE k (a BLOB, b)", "CREATE INDEX ka ON k (a)", "CREATE INDEX kab ON k (a, b)"] {
+        rig.one(call("exec", sql)).unwrap();
+    }
+    let mut insert = |bytes: u32| steps(&mut rig, call("exec", format!("INSERT INTO k VALUES (zeroblob({bytes}), 1)")));
+    assert!((2 * 7000 / 256..2 * 7000 / 256 + 30).contains(&(insert(7000) - insert(700))));
+    // Views on views are compiled for every ALTER TABLE.
+    rig.one(call("exec", "CREATE VIEW v0 AS SELECT x.k, x.v FROM t x, t y")).unwrap();
+    for i in 1..=11 {
+        let below = i - 1;
+        rig.one(call("exec", format!("CREATE VIEW v{i} AS SELECT x.k, x.v FROM v{below} x, v{below} y"))).unwrap();
+    }
+    let outcome = rig.one(call("exec", "ALTER TABLE c RENAME COLUMN a TO z"));
+    assert!(too_large(&outcome) && message(&outcome).contains("too complex"), "{outcome:?}");
+    rig.one(call("exec", "DROP VIEW v11")).unwrap();
+    rig.one(call("exec", "ALTER TABLE c RENAME COLUMN a TO z")).unwrap();
+    // And what cannot be charged is refused.
+    let outcome = rig.one(call("q", "SELECT path FROM json_tree('[1]')"));
+    assert_eq!(code(&outcome), Some(Code::PermissionDenied), "{outcome:?}");
+    assert_eq!(rig.text("SELECT group_concat(fullkey) FROM json_tree('[1]')"), "$,$[0]");
+    assert_eq!(rig.text("SELECT group_concat(path) FROM json_each('[1]')"), "$");
+}
+
+#[test]
+fn steps_that_run_out_over_a_long_value_are_said_to_run_out() {
+    let mut rig = rig_with_long();
+    for budget in [10, 50, 151, 200] {
+        rig.one(set(Limits { sql_steps: budget, ..Limits::default() })).unwrap();
+        let outcome = rig.one(call("exec", "INSERT INTO t(v) SELECT length(v || '') FROM long"));
+        assert!(message(&outcome).contains("SQL budget"), "{budget}: {outcome:?}");
+    }
+}
+
+#[test]
+fn one_long_message_does_not_make_ddl_unaffordable() {
+    let mut rig = Rig::probe();
+    for sql in [
+        "CREATE TABLE m (id INTEGER PRIMARY KEY, body, old)",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000) INSERT INTO m SELECT i, 'hello', 1 FROM n",
+        "INSERT INTO m VALUES (30000, hex(zeroblob(4500)), 1)",
+        "CREATE TABLE copy AS SELECT id, body || '' AS body FROM m",
+        "ALTER TABLE m DROP COLUMN old",
+    ] {
+        rig.one(call("exec", sql)).unwrap();
+    }
+    assert_eq!(rig.number("SELECT count(*) FROM copy"), 20_001);
+}
+
+#[test]
+fn what_is_deleted_from_sqlite_sequence_makes_no_room() {
+    let mut rig = Rig::probe();
+    let name = "n".repeat(60_000);
+    rig.one(call("exec", format!("CREATE TABLE {name} (id INTEGER PRIMARY KEY AUTOINCREMENT, v)"))).unwrap();
+    rig.one(call("exec", format!("INSERT INTO {name}(v) VALUES (zeroblob(50000))"))).unwrap();
+    let before = rig.reader.limits().unwrap().2;
+    rig.one(call("exec", "DELETE FROM sqlite_sequence")).unwrap();
+    assert_eq!(rig.reader.limits().unwrap().2, before);
+}
