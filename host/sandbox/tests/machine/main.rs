@@ -1,6 +1,7 @@
 //! The machine as a whole: real components over real SQLite, one file for each group of behaviours.
 
 mod administer;
+mod batches;
 mod effects;
 mod failures;
 mod guests;
