@@ -72,39 +72,47 @@ fn history() -> Vec<Body> {
     bodies
 }
 
+/// What came of one way to apply them.
+struct Run {
+    outcomes: Vec<Outcome>,
+    steps: Vec<u64>,
+    effects: [u8; 32],
+    /// None where instances are reused: whether they are is part of the state.
+    state: Option<String>,
+}
+
 #[test]
 fn batches_and_restarts_decide_nothing() {
     let bodies = history();
-    let mut runs: Vec<(Vec<Outcome>, Vec<u64>, [u8; 32], String)> = Vec::new();
+    let mut runs: Vec<Run> = Vec::new();
     // Of one entry each with a restart after it; and of several, one with reuse.
     for (size, reuse) in [(1, false), (3, false), (7, true), (bodies.len(), false), (0, false)] {
         let mut rig = Rig::empty();
         rig.install(&PROBE.build(), reuse);
         rig.machine.measure(true);
-        let (mut outcomes, mut costs) = (Vec::new(), Vec::new());
+        let (mut outcomes, mut steps) = (Vec::new(), Vec::new());
         for part in bodies.chunks(size.max(1)) {
             outcomes.extend(rig.batch(part.to_vec()));
             // Of an entry that ran more than once, the last run's.
             let last: BTreeMap<_, _> =
                 rig.machine.take_costs().iter().map(|(index, cost)| (*index, cost.sql_steps)).collect();
-            costs.extend(last.into_values());
+            steps.extend(last.into_values());
             if size == 0 {
                 rig = rig.reopen();
                 rig.machine.measure(true);
             }
         }
-        // Whether instances are reused is part of the state.
-        let state = if reuse { String::new() } else { rig.digest() };
-        runs.push((outcomes, costs, rig.reader.effect_digest().1, state));
+        let state = (!reuse).then(|| rig.digest());
+        runs.push(Run { outcomes, steps, effects: rig.reader.effect_digest().1, state });
     }
     let first = &runs[0];
-    assert!(first.0.iter().filter(|outcome| outcome.is_ok()).count() > 75, "{:.3000?}", first.0);
+    assert!(first.outcomes.iter().filter(|outcome| outcome.is_ok()).count() > 75, "{:.3000?}", first.outcomes);
     for (number, run) in runs.iter().enumerate() {
-        for (at, (one, other)) in first.0.iter().zip(&run.0).enumerate() {
+        for (at, (one, other)) in first.outcomes.iter().zip(&run.outcomes).enumerate() {
             assert_eq!(one, other, "run {number}, entry {at}");
         }
-        assert_eq!(first.1, run.1, "run {number}: steps");
-        assert_eq!(first.2, run.2, "run {number}: effects");
-        assert!(run.3.is_empty() || run.3 == first.3, "run {number}: state");
+        assert_eq!(first.steps, run.steps, "run {number}: steps");
+        assert_eq!(first.effects, run.effects, "run {number}: effects");
+        assert!(run.state.is_none() || run.state == first.state, "run {number}: state");
     }
 }
