@@ -359,7 +359,8 @@ impl SqliteMachine {
             tracing::error!("{alarm}");
             self.alarmed = true;
             // The likeliest cause, whatever the audit has seen.
-            let concerned = |active: &Arc<ActiveModule>| active.reuse && report.index >= active.record.activated_index;
+            let concerned =
+                |active: &Arc<ActiveModule>| active.record.reuse && report.index >= active.record.activated_index;
             if let Some(active) = active.filter(concerned) {
                 self.without_reuse(&active, "reuse is ended, since replicas differ")?;
             }

@@ -55,7 +55,7 @@ impl Sink for Collected {
         let limits = &self.limits;
         self.count += 1;
         if self.count > limits.rows {
-            return Err(over(format!("a query's result has more than {} rows", limits.rows)));
+            return Err(over(format!("a query's result has more than {} rows (rows)", limits.rows)));
         }
         for (i, column) in self.rows.columns.iter().enumerate() {
             let value = match row.get_ref(i) {
@@ -80,7 +80,7 @@ impl Sink for Collected {
             };
             self.bytes += VALUE_OVERHEAD_BYTES;
             if self.bytes > limits.result_bytes {
-                return Err(over(format!("a query's result is over {} bytes", limits.result_bytes)));
+                return Err(over(format!("a query's result is over {} bytes (result_bytes)", limits.result_bytes)));
             }
             self.rows.values.push(value);
         }

@@ -14,7 +14,7 @@ use rusqlite::{Connection, Error as SqlError, ErrorCode, StatementStatus};
 use telegraft_node::ports::{Code, MachineFault};
 
 use crate::{
-    database::{Database, SQL_BYTES_CACHED_MAX, Schema, VALUE_BYTES_HOST, quote},
+    database::{Database, SQL_BYTES_CACHED_MAX, SQL_BYTES_MAX, Schema, VALUE_BYTES_HOST, quote},
     effects::table_size,
     errors::{SqlEnd, fault, is_guests, over},
     functions,
@@ -103,7 +103,14 @@ impl Database {
             Err(e) => {
                 // SQLite's error may hide that its parts were too many already, but not what they cost.
                 self.steps_left = self.steps_left.saturating_sub_unsigned(self.policy.compiling_cost());
-                return Err(if self.steps_left < 0 { self.over_steps() } else { self.classify(e) });
+                return Err(match e.sqlite_error_code() {
+                    _ if self.steps_left < 0 => self.over_steps(),
+                    Some(ErrorCode::TooBig) => {
+                        let why = format!("the statement's text has {} bytes: at most {SQL_BYTES_MAX}", sql.len());
+                        SqlEnd::Guest(store::Error::TooLarge(why))
+                    }
+                    _ => self.classify(e),
+                });
             }
         };
         self.steps_left = self.steps_left.saturating_sub_unsigned(self.policy.compiling_cost());
@@ -374,7 +381,7 @@ impl Database {
     }
 
     fn over_steps(&self) -> SqlEnd {
-        over(format!("the call used up its SQL budget of {} steps", self.limits.sql_steps))
+        over(format!("the call used up its SQL budget of {} steps (sql_steps)", self.limits.sql_steps))
     }
 
     /// What an error of SQLite means for the guest's statement.
@@ -406,7 +413,10 @@ impl Database {
         }
         SqlEnd::Guest(match code {
             ErrorCode::ConstraintViolation => store::Error::Constraint(message),
-            ErrorCode::TooBig => store::Error::TooLarge(message),
+            ErrorCode::TooBig => store::Error::TooLarge(format!(
+                "a value or a row has more than {} bytes (value_bytes)",
+                self.limits.value_bytes
+            )),
             ErrorCode::AuthorizationForStatementDenied => store::Error::Denied(message),
             // On the writing connection it is the file system's word.
             ErrorCode::ReadOnly if !self.writable => store::Error::Denied(message),

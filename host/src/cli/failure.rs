@@ -189,7 +189,9 @@ pub fn code_name(code: Code) -> &'static str {
 /// What a person can do about it, where that is not plain from the message.
 fn advice(code: Code, reason: &str, applied: &str, text: &str) -> Option<&'static str> {
     match (reason, code) {
-        ("NO_MODULE", _) => Some("upload and activate a module: telegraft module activate FILE"),
+        ("NO_MODULE", _) if !text.contains("go back to") => {
+            Some("upload and activate a module: telegraft module activate FILE")
+        }
         ("NO_LEADER" | "LEADER_CHANGED" | "NOT_TRANSFERRED", _) if applied == "no" => {
             Some("try again; `telegraft status` shows whether a majority of the hosts is up")
         }
@@ -210,12 +212,13 @@ fn advice(code: Code, reason: &str, applied: &str, text: &str) -> Option<&'stati
 /// Whether it is a machine's word that a budget ran out which can be set; other bounds are fixed, and a module may refuse with the
 /// same code for reasons of its own.
 fn names_a_budget(text: &str) -> bool {
-    const WORDS: [&str; 8] = [
+    const WORDS: [&str; 9] = [
         "ran out of fuel (budget",
         "(memory_bytes)",
-        "used up its SQL budget of",
-        "a query's result has more than",
-        "a query's result is over",
+        "(sql_steps)",
+        "(rows)",
+        "(result_bytes)",
+        "(value_bytes)",
         "(reply_bytes)",
         "(database_bytes)",
         "(module_bytes)",
@@ -274,7 +277,7 @@ mod tests {
             Failure::of_status("sending", &status).message.contains("telegraft machine limits")
         };
         let exhausted = Code::ResourceExhausted;
-        assert!(said(exhausted, "the call used up its SQL budget of 5000000 steps"));
+        assert!(said(exhausted, "the call used up its SQL budget of 5000000 steps (sql_steps)"));
         assert!(said(exhausted, "the init of module a 1 failed: a query's result has more than 7 rows"));
         assert!(said(exhausted, "the module's reply of 9 bytes is over the budget of 5 (reply_bytes)"));
         assert!(said(Code::Aborted, "the module ran out of fuel (budget 100)"));

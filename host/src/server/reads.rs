@@ -6,12 +6,15 @@
 //! ends, and when the machine halts.
 
 use std::{
-    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::Sender;
 use telegraft_node::{
     ReadOutcome,
     ports::{Cancellation, MachineFault, Outcome, Queries},
@@ -35,8 +38,7 @@ const QUEUE_MAX: usize = 4_096;
 const PAUSE: Duration = Duration::from_millis(20);
 
 struct Job {
-    method: String,
-    payload: Bytes,
+    request: Arc<Request>,
     deadline: Instant,
     cancellation: Cancellation,
     /// When a thread took it.
@@ -44,12 +46,30 @@ struct Job {
     answer: oneshot::Sender<Result<(Index, Outcome), MachineFault>>,
 }
 
+/// What is asked, until a thread takes it or its client goes: what nobody waits for holds neither memory nor a place.
+struct Request {
+    asked: Mutex<Option<(String, Bytes)>>,
+    /// Requests that wait for a thread, this one among them.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Request {
+    fn take(&self) -> Option<(String, Bytes)> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if asked.is_some() {
+            self.waiting.fetch_sub(1, Relaxed);
+        }
+        asked
+    }
+}
+
 /// Whoever holds this waits for the read.
-struct CancelOnDrop(Cancellation);
+struct CancelOnDrop(Cancellation, Arc<Request>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.cancel();
+        self.1.take();
     }
 }
 
@@ -59,6 +79,8 @@ pub struct Reads {
     shared: Arc<Shared>,
     node: NodeHandle,
     jobs: Sender<Job>,
+    /// Requests that wait for a thread.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Reads {
@@ -69,18 +91,20 @@ impl Reads {
         machine: Arc<dyn Queries>,
         faults: &mpsc::UnboundedSender<String>,
     ) -> std::io::Result<Self> {
-        let (jobs, inbox) = crossbeam_channel::bounded::<Job>(QUEUE_MAX);
+        // Bounded by those that somebody waits for, which are counted.
+        let (jobs, inbox) = crossbeam_channel::unbounded::<Job>();
         for number in 0..shared.settings.machine.query_threads.max(1) {
             let (machine, inbox, faults) = (machine.clone(), inbox.clone(), faults.clone());
             let (stop_host, shared) = (faults.clone(), shared.clone());
             threads::spawn(format!("read-{number}"), stop_host, move || {
                 for job in inbox {
+                    let Some((method, payload)) = job.request.take() else { continue };
                     if job.cancellation.is_cancelled() || job.deadline <= Instant::now() {
                         continue;
                     }
                     let _ = job.begun.set(Instant::now());
                     shared.positions.reads_running.fetch_add(1, Relaxed);
-                    let answer = machine.query_until(&job.method, &job.payload, &job.cancellation);
+                    let answer = machine.query_until(&method, &payload, &job.cancellation);
                     if matches!(answer, Ok(None)) {
                         shared.positions.reads_cancelled.fetch_add(1, Relaxed);
                     }
@@ -95,7 +119,7 @@ impl Reads {
                 Ok(())
             })?;
         }
-        Ok(Self { shared, node, jobs })
+        Ok(Self { shared, node, jobs, waiting: Arc::default() })
     }
 
     /// Runs one read as `consistency` asks, and gives the index it was read at and the answer. A host whose machine has
@@ -137,11 +161,15 @@ impl Reads {
         }
         let (answer, mut receiver) = oneshot::channel();
         let (cancellation, begun) = (Cancellation::default(), Arc::<OnceLock<Instant>>::default());
-        let _waiting = CancelOnDrop(cancellation.clone());
-        match self.jobs.try_send(Job { method, payload, deadline, cancellation, begun: begun.clone(), answer }) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return Err(overloaded()),
-            Err(TrySendError::Disconnected(_)) => return Err(stopping()),
+        let waiting = self.waiting.clone();
+        let before = waiting.fetch_add(1, Relaxed);
+        let request = Arc::new(Request { asked: Mutex::new(Some((method, payload))), waiting });
+        let _waiting = CancelOnDrop(cancellation.clone(), request.clone());
+        if before >= QUEUE_MAX {
+            return Err(overloaded());
+        }
+        if self.jobs.send(Job { request, deadline, cancellation, begun: begun.clone(), answer }).is_err() {
+            return Err(stopping());
         }
         let settings = &self.shared.settings;
         loop {

@@ -81,6 +81,21 @@ async fn reads_that_their_clients_gave_up_leave_their_threads_to_others() -> Res
             tokio::spawn(async move { read(host, ENDLESS, consistency, PATIENCE * 2).await })
         });
         until_running(&cluster, 2, PATIENCE).await?;
+        if !own_connections && consistency == Consistency::Local {
+            // More than may wait; none holds its place when its client has gone.
+            for _ in 0..20 {
+                let hurried: Vec<_> = (0..256)
+                    .map(|_| {
+                        let host = host.clone();
+                        tokio::spawn(async move { short(&host, Duration::from_millis(20)).await.map(drop) })
+                    })
+                    .collect();
+                for asked in hurried {
+                    let Err(status) = asked.await? else { bail!("a thread was free") };
+                    ensure!(status.code() == Code::DeadlineExceeded, "{status:?}");
+                }
+            }
+        }
         let asked = short(&host, Duration::from_millis(200)).await;
         let Err(status) = asked else { bail!("a thread was free: {asked:?}") };
         ensure!(status.code() == Code::DeadlineExceeded, "{status:?}");

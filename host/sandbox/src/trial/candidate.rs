@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use prost::Message;
 use telegraft_node::ports::{Machine, Outcome, Rejection};
-use telegraft_proto::internal::{Activate, Command, Limits, ModuleChunk, command::Body};
+use telegraft_proto::internal::{Activate, Command, Limits, ModuleChunk, SetLimits, command::Body};
 use telegraft_raft::{Entry, EntryKind, Index};
 
 use super::{SchemaChange, TrialError, schema_changes::Schema};
@@ -45,13 +45,19 @@ pub struct Activation {
     pub cost: Cost,
 }
 
-/// Uploads and activates the candidate at the next two indexes; `time_us` as the entries carry it.
+/// Uploads and activates the candidate at the next indexes; `time_us` as the entries carry it. Where `budgets` are given, they
+/// hold meanwhile, in the place of the machine's.
 pub(super) fn activate(
     machine: &mut SqliteMachine,
     candidate: &Candidate,
     inspection: &Inspection,
     time_us: u64,
+    budgets: Option<crate::limits::Limits>,
 ) -> Result<Activation, TrialError> {
+    let own = machine.limits();
+    if let Some(budgets) = budgets {
+        set_limits(machine, budgets)?;
+    }
     let conn = machine.database.as_deref().ok_or_else(database_lost)?.host();
     let before = Schema::read(conn)?;
     let from_schema = catalog::layout(conn, &inspection.name)?;
@@ -94,12 +100,21 @@ pub(super) fn activate(
     }
     let table_changes = machine.take_table_changes();
     machine.measure(false);
+    if budgets.is_some() {
+        set_limits(machine, own)?;
+    }
     if done.refused.is_none() {
         let conn = machine.database.as_deref().ok_or_else(database_lost)?.host();
         done.schema_changes = before.changes(&Schema::read(conn)?);
         done.table_changes = table_changes;
     }
     Ok(done)
+}
+
+fn set_limits(machine: &mut SqliteMachine, limits: crate::limits::Limits) -> Result<(), TrialError> {
+    let body = Body::SetLimits(SetLimits { limits: Some(limits.into()) });
+    let set = apply_one(machine, &Command { body: Some(body), ..Command::default() })?;
+    set.map(drop).map_err(|refused| TrialError::Halted(refused.message))
 }
 
 fn apply_one(machine: &mut SqliteMachine, command: &Command) -> Result<Outcome, TrialError> {

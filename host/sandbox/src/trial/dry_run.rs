@@ -43,7 +43,7 @@ impl Trial<'_> {
         let copied = copy::live(self.live, folder.path(), self.stop)?;
         let mut machine = open_trial(self.sandbox, folder.path())?;
         super::give_up_if(self.stop)?;
-        let activation = candidate::activate(&mut machine, candidate, &inspection, candidate.time_us)?;
+        let activation = candidate::activate(&mut machine, candidate, &inspection, candidate.time_us, None)?;
         Ok(DryRun {
             inspection,
             activation,

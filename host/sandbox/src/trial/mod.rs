@@ -50,7 +50,8 @@ pub struct Trial<'a> {
     pub live: &'a MachineReader,
     /// Folder in which each trial makes one of its own.
     pub folder: &'a Path,
-    /// See [`Stop`]. Looked at between entries and while copying; a call of a module is bounded by its budgets alone.
+    /// See [`Stop`]. Looked at while copying, between entries that are replayed, and between the transactions in which an
+    /// older state is rebuilt; a call of a module is bounded by its budgets alone.
     pub stop: Stop<'a>,
 }
 

@@ -165,10 +165,14 @@ impl Trial<'_> {
         report.cost_before = both.before;
         report.cost_after = both.after;
         if both.left_out > 0 {
-            report.notes.push(format!(
-                "{} entries among them were left out for the candidate: uploads, refused activations and the hosts' own",
-                both.left_out
-            ));
+            let were = if both.left_out == 1 {
+                "1 entry among them was"
+            } else {
+                &format!("{} entries among them were", both.left_out)
+            };
+            report
+                .notes
+                .push(format!("{were} left out for the candidate: uploads, refused activations and the hosts' own"));
         }
         if both.old.committed.meta.effects != window.effects {
             report.notes.push(format!(
@@ -220,7 +224,9 @@ impl Trial<'_> {
             let copy_time = begun.elapsed();
             let mut new = open_trial(self.sandbox, &new_dir)?;
             // At the time of the state: a later one would show in the commands that follow.
-            let activation = candidate::activate(&mut new, candidate, inspection, 0)?;
+            // And under the budgets of now, as it would be; the commands meet those of their time.
+            let budgets = Some(window.active.limits);
+            let activation = candidate::activate(&mut new, candidate, inspection, 0, budgets)?;
             if let Some(why) = &activation.refused
                 && !newest
             {
@@ -264,7 +270,10 @@ fn why_fewer(wanted: u64, start: Start, window: &Window, refused: Option<Refused
              candidate's activation would be refused: {why}"
         )),
         None => {
-            Some(format!("{wanted} commands were asked for, and there are {found} since a module was first activated"))
+            let are = if found == 1 { "is" } else { "are" };
+            Some(format!(
+                "{wanted} commands were asked for, and there {are} {found} since a module was first activated"
+            ))
         }
     }
 }

@@ -64,7 +64,7 @@ fn sql_budgets_end_the_call() {
     let wide =
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100) SELECT zeroblob(1000000) FROM n";
     fails_alone(&mut rig, "q", wide, Code::ResourceExhausted, "over 16777216 bytes");
-    fails_alone(&mut rig, "q", "SELECT zeroblob(9000000)", Code::ResourceExhausted, "too big");
+    fails_alone(&mut rig, "q", "SELECT zeroblob(9000000)", Code::ResourceExhausted, "1048576 bytes (value_bytes)");
 }
 
 /// An interrupted writing statement costs the whole transaction, and so does a guest's ON CONFLICT ROLLBACK.

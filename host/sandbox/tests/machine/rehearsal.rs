@@ -6,7 +6,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message;
 use telegraft_node::ports::Machine;
-use telegraft_proto::internal::{Activate, Checkpoint, Command, DigestReport, Rollback, command::Body, rollback::Way};
+use telegraft_proto::internal::{
+    Activate, Checkpoint, Command, DigestReport, Limits, Rollback, command::Body, rollback::Way,
+};
 use telegraft_raft::{Entry, Index};
 use telegraft_sandbox::{
     Digest,
@@ -14,7 +16,7 @@ use telegraft_sandbox::{
 };
 
 use crate::{
-    probe::{PROBE, Probe, activation, call, command, entry, message, whole},
+    probe::{PROBE, Probe, activation, call, command, entry, message, set, whole},
     replay::{entries, steps},
     trial::{Logged, differences, other},
 };
@@ -325,4 +327,29 @@ proptest! {
             prop_assert_eq!(&difference.before.outcome, &outcomes[difference.index as usize - 1]);
         }
     }
+}
+
+/// An activation now happens under the budgets of now; only the commands are replayed under those of their time.
+#[test]
+fn a_budget_that_was_raised_since_is_the_candidate_s_too() {
+    let mut logged = Logged::probe();
+    let limits = |sql_steps: u64| set(Limits { sql_steps, ..Limits::default() });
+    logged.one(limits(60)).unwrap();
+    logged.insert(1);
+    logged.one(limits(1_000_000)).unwrap();
+    let dear =
+        "INSERT INTO noted WITH RECURSIVE n(i) AS (SELECT ?1 UNION ALL SELECT i + 1 FROM n LIMIT 100) SELECT i FROM n";
+    let (report, seen) = logged.rehearse_seen(&noting("1.1.0", 2, dear), 1).unwrap();
+    assert_eq!((report.commands, report.differing, &report.activation.activation.refused), (1, 0, &None), "{seen:?}");
+    // And a command that ran out of them does so again.
+    logged.one(limits(60)).unwrap();
+    logged
+        .one(call(
+            "query",
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 100) SELECT count(*) FROM n",
+        ))
+        .unwrap_err();
+    logged.one(limits(1_000_000)).unwrap();
+    let (report, _) = logged.rehearse_seen(&noting("1.1.0", 2, dear), 1).unwrap();
+    assert_eq!((report.commands, report.differing, report.cost_after.exhausted), (1, 0, 1));
 }
