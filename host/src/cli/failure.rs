@@ -278,7 +278,7 @@ mod tests {
         };
         let exhausted = Code::ResourceExhausted;
         assert!(said(exhausted, "the call used up its SQL budget of 5000000 steps (sql_steps)"));
-        assert!(said(exhausted, "the init of module a 1 failed: a query's result has more than 7 rows"));
+        assert!(said(exhausted, "the init of module a 1 failed: a query's result has more than 7 rows (rows)"));
         assert!(said(exhausted, "the module's reply of 9 bytes is over the budget of 5 (reply_bytes)"));
         assert!(said(Code::Aborted, "the module ran out of fuel (budget 100)"));
         assert!(!said(Code::Aborted, "the module trapped: unreachable"));
