@@ -92,7 +92,9 @@ async fn reads_that_their_clients_gave_up_leave_their_threads_to_others() -> Res
                     .collect();
                 for asked in hurried {
                     let Err(status) = asked.await? else { bail!("a thread was free") };
-                    ensure!(status.code() == Code::DeadlineExceeded, "{status:?}");
+                    // Its own clock may be the first to say so.
+                    let late = matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled);
+                    ensure!(late, "{status:?}");
                 }
             }
         }
