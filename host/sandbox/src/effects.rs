@@ -271,6 +271,8 @@ impl Recorder {
         self.grown = 0;
         self.ddl = false;
         self.measured.clear();
+        self.keys = None;
+        self.long_key = None;
     }
 
     fn grow(&mut self, by: i64, outgrown: &AtomicBool) {

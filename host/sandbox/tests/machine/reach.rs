@@ -349,3 +349,12 @@ fn what_is_deleted_from_sqlite_sequence_makes_no_room() {
     rig.one(call("exec", "DELETE FROM sqlite_sequence")).unwrap();
     assert_eq!(rig.reader.limits().unwrap().2, before);
 }
+
+#[test]
+fn a_key_that_was_too_long_is_forgotten_with_its_entry() {
+    let mut rig = Rig::probe();
+    // It ends by its row id, which is looked at first.
+    let both = rig.one(call("exec", "INSERT INTO t VALUES (9223372036854775807, hex(zeroblob(10000)))"));
+    assert!(message(&both).contains("row id"), "{both:?}");
+    rig.one(call("exec", "INSERT INTO t VALUES (1, 'short')")).unwrap();
+}
